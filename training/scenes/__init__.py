@@ -1,1 +1,102 @@
-"""Rendered scenes with physically matched sound: the training data of Diorama. One module a family."""
+"""Rendered scenes with physically matched sound: the training data of Diorama. One module a family.
+
+``FAMILIES`` names the modules, ``sample_spec`` draws a valid description, ``render`` makes its clip.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+
+from training.scenes.base import Canvas, Clip, SceneSpec
+
+NAMES = (
+    "fire",
+    "sea",
+    "rain",
+    "snow",
+    "waterfall",
+    "clouds",
+    "smoke",
+    "night_sky",
+    "aurora",
+    "fireworks",
+    "lava",
+    "meadow",
+    "underwater",
+    "pond",
+)
+
+
+def _present() -> dict[str, ModuleType]:
+    found = {}
+    for name in NAMES:
+        try:
+            found[name] = importlib.import_module(f"training.scenes.{name}")
+        except ImportError:
+            continue
+    return found
+
+
+FAMILIES = _present()
+
+PAIRS = [("fire", "sea"), ("fireworks", "sea")]
+"""(front, background): the pairs that ``SceneSpec.background`` may name."""
+
+BACKGROUND_PROBABILITY = 0.3
+
+TIMES: dict[str, tuple[str, ...]] = {
+    "night_sky": ("night",),
+    "aurora": ("night",),
+    "fireworks": ("night",),
+    "lava": ("sunset", "night"),
+    "meadow": ("day", "sunset"),
+    "underwater": ("day",),
+    "pond": ("day",),
+}
+"""Times of day at which a family is rendered; a family not named here is rendered at all three."""
+
+ALL_TIMES = ("day", "sunset", "night")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "distance": ("near", "far"),
+    "side": ("left", "centre", "right"),
+    "strength": ("weak", "strong"),
+}
+
+
+def sample_spec(rng: np.random.Generator, family: str | None = None) -> SceneSpec:
+    """Draws a description: what the family does not vary keeps its default; backgrounds only from ``PAIRS``."""
+    name = family or str(rng.choice(list(FAMILIES)))
+    varies = FAMILIES[name].VARIES
+    drawn = {key: str(rng.choice(values)) for key, values in CHOICES.items() if key in varies}
+    times = TIMES.get(name, ALL_TIMES if "time_of_day" in varies else ("day",))
+    behind = [back for front, back in PAIRS if front == name]
+    background = str(rng.choice(behind)) if behind and rng.random() < BACKGROUND_PROBABILITY else None
+    seed = int(rng.integers(2**31))
+    return SceneSpec(name, time_of_day=str(rng.choice(times)), background=background, seed=seed, **drawn)  # type: ignore[arg-type]
+
+
+def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256) -> Clip:
+    """Renders a description: frames (num_frames, size, size, 3) in [0, 1] and stereo sound; same spec, same clip.
+
+    Raises ``ValueError`` when the family is unknown or the background is not one of its ``PAIRS``.
+    """
+    if spec.family not in FAMILIES:
+        raise ValueError(f"unknown family {spec.family!r}: use one of {', '.join(FAMILIES)}")
+    canvas = Canvas(num_frames, fps, size, np.random.default_rng([spec.seed, zlib.crc32(spec.family.encode())]))
+    if spec.background is None:
+        return FAMILIES[spec.family].render(spec, canvas)
+    if (spec.family, spec.background) not in PAIRS:
+        raise ValueError(f"{spec.family!r} cannot stand before {spec.background!r}: use one of {PAIRS}")
+    return FAMILIES[spec.family].render(spec, canvas, background=render(behind(spec), num_frames, fps, size))
+
+
+def behind(spec: SceneSpec) -> SceneSpec:
+    """The description of the background: the same light, further away, its own seed."""
+    assert spec.background is not None
+    return replace(spec, family=spec.background, background=None, distance="far", side="centre", seed=spec.seed + 7919)

@@ -1,0 +1,206 @@
+"""Captions for rendered scenes: a small grammar with much variation, and prompts outside it to test with.
+
+Each attribute that changes the picture is named only sometimes, so that a model also learns what a scene looks like
+when the prompt does not say. The words of ``HELD_OUT_WORDS`` never appear: the evaluation asks for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from training.scenes import FAMILIES, sample_spec
+from training.scenes.base import SceneSpec
+
+MENTION_PROBABILITY = 0.6
+BACKGROUND_MENTION_PROBABILITY = 0.95
+SOUND_PROBABILITY = 0.15
+SUBJECT_ONLY_PROBABILITY = 0.1
+
+HELD_OUT_WORDS = ("bonfire", "surf", "blaze", "downpour", "cascade", "northern lights", "blizzard", "stargazing", "milky way")
+
+TIME_PHRASES: dict[str, tuple[str, ...]] = {
+    "day": ("on a bright day", "in daylight", "during the day", "by day", "in the daytime", "on a sunny day", "at noon"),
+    "sunset": ("at sunset", "in the evening light", "at dusk", "in the evening", "under an orange sky", "at sundown"),
+    "night": ("at night", "under a dark sky", "in the dark", "by night", "late at night", "in the night"),
+}
+
+DISTANCE_PHRASES: dict[str, tuple[str, ...]] = {
+    "near": ("close up", "nearby", "seen from up close", "very near", "close to the camera", "up close"),
+    "far": ("in the distance", "far away", "seen from afar", "a long way off", "far off", "seen from far away"),
+}
+
+SIDE_PHRASES: dict[str, tuple[str, ...]] = {
+    "left": ("on the left", "to the left of the picture", "on the left side", "at the left", "on the left-hand side"),
+    "centre": ("in the middle", "in the centre", "in the center of the picture", "in the middle of the picture"),
+    "right": ("on the right", "to the right of the picture", "on the right side", "at the right", "on the right-hand side"),
+}
+
+STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
+    "fire": {"weak": ("small", "gentle", "weak", "low"), "strong": ("strong", "raging", "big", "fierce", "roaring")},
+    "sea": {"weak": ("calm", "gentle", "quiet"), "strong": ("rough", "stormy", "strong", "wild")},
+    "rain": {"weak": ("light", "gentle", "weak", "soft"), "strong": ("heavy", "strong", "pouring", "violent")},
+    "snow": {"weak": ("light", "gentle", "soft"), "strong": ("heavy", "strong", "thick", "driving")},
+    "waterfall": {"weak": ("small", "thin", "gentle", "weak"), "strong": ("big", "mighty", "strong", "powerful")},
+    "clouds": {"weak": ("slow", "light", "gentle"), "strong": ("fast", "heavy", "rushing")},
+    "smoke": {"weak": ("thin", "light", "gentle"), "strong": ("thick", "heavy", "strong", "dense")},
+    "night_sky": {"weak": ("silent", "still", "calm"), "strong": ("windy", "breezy")},
+    "aurora": {"weak": ("faint", "weak", "gentle", "pale"), "strong": ("strong", "bright", "vivid", "intense")},
+    "fireworks": {"weak": ("sparse", "few", "occasional"), "strong": ("many", "heavy", "countless", "spectacular")},
+    "lava": {"weak": ("weak", "small", "calm", "gentle"), "strong": ("strong", "violent", "big", "powerful")},
+    "meadow": {"weak": ("calm", "gentle", "quiet"), "strong": ("windy", "windswept", "stormy")},
+    "underwater": {"weak": ("calm", "quiet", "gentle"), "strong": ("lively", "busy", "bubbling")},
+    "pond": {"weak": ("calm", "quiet", "still"), "strong": ("rainy", "lively", "busy")},
+}
+
+STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "fire": {"weak": ("burning gently", "burning low"), "strong": ("burning fiercely", "raging")},
+    "sea": {"weak": ("with small waves", "with gentle waves"), "strong": ("with big waves", "with strong waves")},
+    "rain": {"weak": ("falling gently", "in a drizzle"), "strong": ("pouring down", "in a storm")},
+    "snow": {"weak": ("falling gently", "in a light wind"), "strong": ("in a storm", "in a strong wind")},
+    "waterfall": {"weak": ("with little water",), "strong": ("with much water", "thundering down")},
+    "clouds": {"weak": ("drifting slowly", "in a light wind"), "strong": ("racing by", "in a strong wind")},
+    "smoke": {"weak": ("rising gently", "rising slowly"), "strong": ("billowing", "rising fast")},
+    "night_sky": {"weak": ("in silence", "without wind"), "strong": ("in a light wind", "with a night wind")},
+    "aurora": {"weak": ("glowing faintly", "moving gently"), "strong": ("glowing brightly", "dancing strongly")},
+    "fireworks": {"weak": ("now and then", "one at a time"), "strong": ("one after another", "in a grand finale")},
+    "lava": {"weak": ("bubbling gently", "glowing quietly"), "strong": ("erupting violently", "spewing high")},
+    "meadow": {"weak": ("in a gentle breeze", "in a light wind"), "strong": ("in a strong wind", "in a storm")},
+    "underwater": {"weak": ("with a few bubbles", "with few bubbles"), "strong": ("with many bubbles", "full of bubbles")},
+    "pond": {"weak": ("with a few drops", "with single raindrops"), "strong": ("with many drops", "in steady rain")},
+}
+
+BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("fire", "sea"): (
+        "waves in the background",
+        "with waves in the background",
+        "on a beach",
+        "on the beach with the sea behind it",
+        "by the sea",
+        "on a beach, waves in the background",
+        "in front of the sea",
+        "on the shore",
+    ),
+    ("fireworks", "sea"): (
+        "over the sea",
+        "above the waves",
+        "waves in the background",
+        "with waves below",
+        "at the beach",
+        "over a beach",
+        "over the ocean",
+    ),
+}
+
+SOUND_PHRASES: dict[str, tuple[str, ...]] = {
+    "fire": ("with crackling sound", "crackling", "with the sound of crackling wood"),
+    "sea": ("with the sound of waves", "with waves crashing"),
+    "rain": ("with the sound of rain", "with pattering drops"),
+    "snow": ("with the sound of wind", "with wind howling"),
+    "waterfall": ("with rushing water", "with a roaring sound"),
+    "clouds": ("with the sound of wind", "with soft wind"),
+    "smoke": ("with a soft hiss", "hissing"),
+    "night_sky": ("nearly silent", "with a quiet night sound"),
+    "aurora": ("with a soft hush", "with an airy sound"),
+    "fireworks": ("with loud bangs", "booming and crackling"),
+    "lava": ("with a low rumble", "rumbling"),
+    "meadow": ("with rustling grass", "rustling"),
+    "underwater": ("with the sound of bubbles", "with muffled bubbling"),
+    "pond": ("with dripping sounds", "with the plop of drops"),
+}
+
+PREFIXES = ("", "", "", "", "", "a video of ", "a view of ", "footage of ", "we see ", "a scene with ")
+
+HOLDOUT: tuple[tuple[str, str], ...] = (
+    ("a bonfire blazing on the sand after dark", "fire"),
+    ("logs ablaze in a stone hearth", "fire"),
+    ("surf breaking on the shore", "sea"),
+    ("breakers rolling in from the Atlantic", "sea"),
+    ("a downpour with lightning cracking overhead", "rain"),
+    ("a thunderstorm drenching the land", "rain"),
+    ("a blizzard sweeping across the forest", "snow"),
+    ("a white winter squall, flakes whirling everywhere", "snow"),
+    ("a cascade tumbling down a cliff", "waterfall"),
+    ("whitewater plunging over rocks into a pool", "waterfall"),
+    ("fluffy cumulus sailing across a blue heaven", "clouds"),
+    ("a chimney puffing fumes into the air", "smoke"),
+    ("stargazing far from the city lights", "night_sky"),
+    ("the milky way above silent hills", "night_sky"),
+    ("northern lights dancing over Lapland", "aurora"),
+    ("New Year's Eve pyrotechnics exploding over town", "fireworks"),
+    ("molten rock spilling from an erupting Etna", "lava"),
+    ("the breeze combing through a field of barley", "meadow"),
+    ("a scuba diver's view of the reef, air rising to the surface", "underwater"),
+    ("raindrops making rings among the water lilies", "pond"),
+)
+"""Prompts written by hand outside the grammar, each with the family it should give."""
+
+
+def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
+    """Describes a scene in one line of English; only attributes that the family varies are named."""
+    subject = _pick(rng, FAMILIES[spec.family].SUBJECTS)
+    if rng.random() < SUBJECT_ONLY_PROBABILITY and spec.background is None:
+        return subject
+    phrases = _phrases(spec, rng)
+    if _mentions(rng, spec, "strength"):
+        if rng.random() < 0.5:
+            subject = with_adjective(subject, _pick(rng, STRENGTH_ADJECTIVES[spec.family][spec.strength]))
+        else:
+            phrases.append(_pick(rng, STRENGTH_PHRASES[spec.family][spec.strength]))
+    return _sentence(subject, phrases, rng)
+
+
+def with_adjective(noun: str, adjective: str) -> str:
+    """Puts an adjective before a noun phrase: "an aurora", "faint" -> "a faint aurora"."""
+    article, _, rest = noun.partition(" ")
+    if article in ("a", "an"):
+        return f"{'an' if adjective[0] in 'aeiou' else 'a'} {adjective} {rest}"
+    if article == "the":
+        return f"the {adjective} {rest}"
+    return f"{adjective} {noun}"
+
+
+def holdout_prompts() -> list[tuple[str, str]]:
+    """Twenty (prompt, family) pairs that the grammar cannot produce."""
+    return list(HOLDOUT)
+
+
+def grammar_prompts(n: int, seed: int) -> list[tuple[str, SceneSpec]]:
+    """``n`` (caption, description) pairs that take the families in turn, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    names = list(FAMILIES)
+    specs = [sample_spec(rng, names[index % len(names)]) for index in range(n)]
+    return [(caption(spec, rng), spec) for spec in specs]
+
+
+def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
+    phrases = []
+    if _mentions(rng, spec, "time_of_day"):
+        phrases.append(_pick(rng, TIME_PHRASES[spec.time_of_day]))
+    if _mentions(rng, spec, "distance"):
+        phrases.append(_pick(rng, DISTANCE_PHRASES[spec.distance]))
+    if _mentions(rng, spec, "side"):
+        phrases.append(_pick(rng, SIDE_PHRASES[spec.side]))
+    if spec.background and rng.random() < BACKGROUND_MENTION_PROBABILITY:
+        phrases.append(_pick(rng, BACKGROUND_PHRASES[spec.family, spec.background]))
+    if rng.random() < SOUND_PROBABILITY:
+        phrases.append(_pick(rng, SOUND_PHRASES[spec.family]))
+    return phrases
+
+
+def _mentions(rng: np.random.Generator, spec: SceneSpec, attribute: str) -> bool:
+    return attribute in FAMILIES[spec.family].VARIES and bool(rng.random() < MENTION_PROBABILITY)
+
+
+def _sentence(subject: str, phrases: list[str], rng: np.random.Generator) -> str:
+    """Joins subject and phrases in a random order; one phrase may lead, the first letter may be a capital."""
+    rng.shuffle(phrases)
+    text = _pick(rng, PREFIXES) + subject
+    lead = phrases.pop() if phrases and rng.random() < 0.2 else ""
+    for phrase in phrases:
+        text += (", " if phrase.startswith("waves") or rng.random() < 0.35 else " ") + phrase
+    text = f"{lead}, {text}" if lead else text
+    return text[0].upper() + text[1:] + "." if rng.random() < 0.15 else text
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]
