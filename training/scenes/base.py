@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from scipy import ndimage, signal
 
 SAMPLE_RATE = 48_000
@@ -232,3 +233,46 @@ def slow_noise(rng: np.random.Generator, count: int, smooth: float) -> Field:
     pad = int(4 * smooth) + 1
     raw = ndimage.gaussian_filter1d(rng.standard_normal(count + 2 * pad), smooth)[pad:-pad]
     return ((raw - raw.mean()) / max(float(raw.std()), 1e-6)).astype(np.float32)
+
+
+# --- drawing helpers -------------------------------------------------------------------------------------------------
+
+
+def enlarge(frames: Field) -> Field:
+    """Doubles height and width (axes 1 and 2) bilinearly: (T, h, w) or (T, h, w, 3) -> (T, 2h, 2w, ...)."""
+    for axis in (1, 2):
+        count = frames.shape[axis]
+        before = np.take(frames, np.maximum(np.arange(count) - 1, 0), axis=axis)
+        after = np.take(frames, np.minimum(np.arange(count) + 1, count - 1), axis=axis)
+        pair = np.stack([0.75 * frames + 0.25 * before, 0.75 * frames + 0.25 * after], axis=axis + 1)
+        frames = pair.reshape(*frames.shape[:axis], 2 * count, *frames.shape[axis + 1 :])
+    return frames.astype(np.float32, copy=False)
+
+
+def dots(size: int, x: Field, y: Field, weight: Field, sigma: float) -> Field:
+    """Soft round dots at (x, y) in [0, 1] with a peak of ``weight`` each and a radius of ``sigma`` pixels, (size, size)."""
+    column, row = x * size - 0.5, y * size - 0.5
+    picture = np.zeros((size + 2) * (size + 2), np.float32)
+    left, top = np.floor(column).astype(int), np.floor(row).astype(int)
+    inside = (left >= -1) & (left < size) & (top >= -1) & (top < size)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            share = np.abs(1 - dx - (column - left)) * np.abs(1 - dy - (row - top)) * weight
+            place = (top[inside] + dy + 1) * (size + 2) + left[inside] + dx + 1
+            picture += np.bincount(place, share[inside], minlength=picture.size).astype(np.float32)
+    blurred = ndimage.gaussian_filter(picture.reshape(size + 2, size + 2), sigma, truncate=3.0)
+    return (blurred[1:-1, 1:-1] * (2 * np.pi * sigma**2 + 0.5)).astype(np.float32)
+
+
+def polygons(size: int, shapes: list[list[tuple[float, float]]]) -> Field:
+    """Antialiased filled polygons, corners in [0, 1] as (x, y): coverage in [0, 1], float32 (size, size)."""
+    picture = Image.new("L", (size * 4, size * 4))
+    pen = ImageDraw.Draw(picture)
+    for shape in shapes:
+        pen.polygon([(x * size * 4, y * size * 4) for x, y in shape], fill=255)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32) / 255.0
+
+
+def limit(sound: Field) -> Field:
+    """Keeps peaks below 0.95 softly; what is quieter than half of that is left nearly as it is."""
+    return (0.95 * np.tanh(sound / 0.95)).astype(np.float32)
