@@ -16,10 +16,28 @@ BACKGROUND_MENTION_PROBABILITY = 0.95
 SOUND_PROBABILITY = 0.15
 SUBJECT_ONLY_PROBABILITY = 0.1
 
-HELD_OUT_WORDS = ("bonfire", "surf", "blaze", "downpour", "cascade", "northern lights", "blizzard", "stargazing", "milky way")
+HELD_OUT_WORDS = (
+    "bonfire",
+    "surf",
+    "blaze",
+    "downpour",
+    "cascade",
+    "northern lights",
+    "blizzard",
+    "stargazing",
+    "milky way",
+)
 
 TIME_PHRASES: dict[str, tuple[str, ...]] = {
-    "day": ("on a bright day", "in daylight", "during the day", "by day", "in the daytime", "on a sunny day", "at noon"),
+    "day": (
+        "on a bright day",
+        "in daylight",
+        "during the day",
+        "by day",
+        "in the daytime",
+        "on a sunny day",
+        "at noon",
+    ),
     "sunset": ("at sunset", "in the evening light", "at dusk", "in the evening", "under an orange sky", "at sundown"),
     "night": ("at night", "under a dark sky", "in the dark", "by night", "late at night", "in the night"),
 }
@@ -32,8 +50,21 @@ DISTANCE_PHRASES: dict[str, tuple[str, ...]] = {
 SIDE_PHRASES: dict[str, tuple[str, ...]] = {
     "left": ("on the left", "to the left of the picture", "on the left side", "at the left", "on the left-hand side"),
     "centre": ("in the middle", "in the centre", "in the center of the picture", "in the middle of the picture"),
-    "right": ("on the right", "to the right of the picture", "on the right side", "at the right", "on the right-hand side"),
+    "right": (
+        "on the right",
+        "to the right of the picture",
+        "on the right side",
+        "at the right",
+        "on the right-hand side",
+    ),
 }
+
+MOON_PHRASES: dict[str, tuple[str, ...]] = {
+    "left": ("with the moon on the left", "the moon on the left side"),
+    "centre": ("without a moon", "on a moonless night"),
+    "right": ("with the moon on the right", "the moon on the right side"),
+}
+"""The side of a night sky is the side of its moon."""
 
 STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "fire": {"weak": ("small", "gentle", "weak", "low"), "strong": ("strong", "raging", "big", "fierce", "roaring")},
@@ -45,7 +76,7 @@ STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "smoke": {"weak": ("thin", "light", "gentle"), "strong": ("thick", "heavy", "strong", "dense")},
     "night_sky": {"weak": ("silent", "still", "calm"), "strong": ("windy", "breezy")},
     "aurora": {"weak": ("faint", "weak", "gentle", "pale"), "strong": ("strong", "bright", "vivid", "intense")},
-    "fireworks": {"weak": ("sparse", "few", "occasional"), "strong": ("many", "heavy", "countless", "spectacular")},
+    "fireworks": {"weak": ("sparse", "small", "modest"), "strong": ("heavy", "intense", "spectacular", "big")},
     "lava": {"weak": ("weak", "small", "calm", "gentle"), "strong": ("strong", "violent", "big", "powerful")},
     "meadow": {"weak": ("calm", "gentle", "quiet"), "strong": ("windy", "windswept", "stormy")},
     "underwater": {"weak": ("calm", "quiet", "gentle"), "strong": ("lively", "busy", "bubbling")},
@@ -65,7 +96,10 @@ STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "fireworks": {"weak": ("now and then", "one at a time"), "strong": ("one after another", "in a grand finale")},
     "lava": {"weak": ("bubbling gently", "glowing quietly"), "strong": ("erupting violently", "spewing high")},
     "meadow": {"weak": ("in a gentle breeze", "in a light wind"), "strong": ("in a strong wind", "in a storm")},
-    "underwater": {"weak": ("with a few bubbles", "with few bubbles"), "strong": ("with many bubbles", "full of bubbles")},
+    "underwater": {
+        "weak": ("with a few bubbles", "with few bubbles"),
+        "strong": ("with many bubbles", "full of bubbles"),
+    },
     "pond": {"weak": ("with a few drops", "with single raindrops"), "strong": ("with many drops", "in steady rain")},
 }
 
@@ -179,7 +213,8 @@ def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
     if _mentions(rng, spec, "distance"):
         phrases.append(_pick(rng, DISTANCE_PHRASES[spec.distance]))
     if _mentions(rng, spec, "side"):
-        phrases.append(_pick(rng, SIDE_PHRASES[spec.side]))
+        sides = MOON_PHRASES if spec.family == "night_sky" else SIDE_PHRASES
+        phrases.append(_pick(rng, sides[spec.side]))
     if spec.background and rng.random() < BACKGROUND_MENTION_PROBABILITY:
         phrases.append(_pick(rng, BACKGROUND_PHRASES[spec.family, spec.background]))
     if rng.random() < SOUND_PROBABILITY:
