@@ -46,6 +46,10 @@ RADIUS = {"near": 0.27, "far": 0.12}
 DELAY_SECONDS = {"near": 0.0, "far": 0.5}
 RISE_FRAMES = 8
 SPARK_FRAMES = 20
+GROUND = 0.82
+"""y from which the shells rise."""
+SEA_HORIZON = 0.46
+"""The same over a sea, where they are launched from the water."""
 WATER = 0.8
 """y of the water line, where there is water."""
 
@@ -73,8 +77,9 @@ class Shell:
 
 def render(spec: SceneSpec, canvas: Canvas, background: Clip | None = None) -> Clip:
     """Frames (T, H, W, 3) and sound (2, N); ``background`` is seen behind and below and heard beneath."""
-    shells = _shells(spec, canvas)
-    light = _sparks(canvas, shells) + _rises(canvas, shells)[..., None]
+    ground = SEA_HORIZON if background else GROUND
+    shells = _shells(spec, canvas, ground)
+    light = _sparks(canvas, shells) + _rises(canvas, shells, ground)[..., None]
     light += 0.35 * _glow(canvas, shells)
     frames = _over_background(canvas, light, background) if background else _over_city(canvas, light)
     sound, events = _sound(spec, canvas, shells)
@@ -83,18 +88,18 @@ def render(spec: SceneSpec, canvas: Canvas, background: Clip | None = None) -> C
     return Clip(np.clip(frames, 0, 1), np.tanh(sound).astype(np.float32), events)
 
 
-def _shells(spec: SceneSpec, canvas: Canvas) -> list[Shell]:
+def _shells(spec: SceneSpec, canvas: Canvas, ground: float) -> list[Shell]:
     """Bursts at nearly regular intervals from just before the first frame on."""
     rng = canvas.rng
     gap = canvas.fps / PER_SECOND[spec.strength]
     frames = np.arange(rng.uniform(-0.4, 0.25) * gap, canvas.num_frames, gap)
-    low = 0.34 if spec.distance == "near" else 0.5
+    low = ground * (0.42 if spec.distance == "near" else 0.6)
     shells = []
     for frame in np.rint(frames + rng.uniform(-0.3, 0.3, len(frames)) * gap).astype(int):
         radius = RADIUS[spec.distance] * rng.uniform(0.8, 1.15) * (0.85 if spec.strength == "weak" else 1.0)
         colour = np.array(COLOURS[rng.integers(len(COLOURS))], np.float32)
         x = SIDE_POSITION[spec.side] + rng.uniform(-0.1, 0.1)
-        shells.append(Shell(int(frame), float(x), float(rng.uniform(low - 0.12, low)), float(radius), colour))
+        shells.append(Shell(int(frame), float(x), float(rng.uniform(0.68 * low, low)), float(radius), colour))
     return shells
 
 
@@ -125,18 +130,18 @@ def _add_sparks(canvas: Canvas, light: Field, shell: Shell, frame: Field, x: Fie
     keep = (frame >= first) & (frame < last)
     if last <= first:
         return
-    width = np.full(int(keep.sum()), (0.75 + 2.2 * shell.radius) * canvas.size / 256)
-    glow = splat(frame[keep] - first, x[keep], y[keep], width, 0.6 * fade[keep], last - first, canvas.size)
+    width = np.full(int(keep.sum()), (0.8 + 2.4 * shell.radius) * canvas.size / 256)
+    glow = splat(frame[keep] - first, x[keep], y[keep], width, 0.8 * fade[keep], last - first, canvas.size)
     light[first:last] += glow[..., None] * (0.8 * shell.colour + 0.2)
 
 
-def _rises(canvas: Canvas, shells: list[Shell]) -> Field:
+def _rises(canvas: Canvas, shells: list[Shell], ground: float) -> Field:
     """The shells' climb before their burst, (T, H, W)."""
     step, tail = np.meshgrid(np.arange(RISE_FRAMES), np.linspace(0, 1, 14), indexing="ij")
     climbed = np.clip((step + 0.5 - 1.6 * tail) / RISE_FRAMES, 0, 1)
     frame = np.concatenate([(shell.frame - RISE_FRAMES + step).ravel() for shell in shells])
     x = np.concatenate([np.full(step.size, shell.x) for shell in shells])
-    y = np.concatenate([(0.82 - (0.82 - shell.y) * (1 - (1 - climbed) ** 1.7)).ravel() for shell in shells])
+    y = np.concatenate([(ground - (ground - shell.y) * (1 - (1 - climbed) ** 1.7)).ravel() for shell in shells])
     keep = (frame >= 0) & (frame < canvas.num_frames)
     weight = np.tile((0.5 * (1 - tail)).ravel(), len(shells))[keep]
     return splat(
@@ -217,7 +222,7 @@ def _sound(spec: SceneSpec, canvas: Canvas, shells: list[Shell]) -> tuple[Field,
         level = gain * (0.6 + 1.6 * shell.radius / RADIUS[spec.distance] * 0.4)
         heard = shell.frame + delay
         if heard - RISE_FRAMES >= 0:
-            add_at(track, canvas.sample_of(heard - RISE_FRAMES), pan(0.1 * level * whoosh, shell.x))
+            add_at(track, canvas.sample_of(heard - RISE_FRAMES), pan(0.06 * level * whoosh, shell.x))
         if not 0 <= heard < canvas.num_frames:
             continue
         start = canvas.sample_of(heard)
