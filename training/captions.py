@@ -69,7 +69,7 @@ MOON_PHRASES: dict[str, tuple[str, ...]] = {
 STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "fire": {"weak": ("small", "gentle", "weak", "low"), "strong": ("strong", "raging", "big", "fierce", "roaring")},
     "sea": {"weak": ("calm", "gentle", "quiet"), "strong": ("rough", "stormy", "strong", "wild")},
-    "rain": {"weak": ("light", "gentle", "weak", "soft"), "strong": ("heavy", "strong", "pouring", "violent")},
+    "rain": {"weak": ("light", "gentle", "weak", "soft"), "strong": ("heavy", "strong", "violent")},
     "snow": {"weak": ("light", "gentle", "soft"), "strong": ("heavy", "strong", "thick", "driving")},
     "waterfall": {"weak": ("small", "thin", "gentle", "weak"), "strong": ("big", "mighty", "strong", "powerful")},
     "clouds": {"weak": ("slow", "light", "gentle"), "strong": ("fast", "heavy", "rushing")},
@@ -142,6 +142,17 @@ SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "pond": ("with dripping sounds", "with the plop of drops"),
 }
 
+MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
+    "fire": ("a fire", "a campfire", "flames", "a burning log fire", "a fire burning"),
+    "sea": ("the sea", "the ocean", "waves", "sea waves", "waves breaking on the beach"),
+    "rain": ("rain", "rain with thunder", "a storm with lightning", "rain and lightning", "falling rain"),
+    "snow": ("snow", "snowfall", "falling snow", "a snowstorm", "snow in the wind"),
+    "waterfall": ("a waterfall", "a waterfall in the rocks", "a high waterfall", "falling water"),
+    "clouds": ("clouds", "clouds in the sky", "drifting clouds", "white clouds", "a cloudy sky"),
+    "smoke": ("smoke", "rising smoke", "a column of smoke", "a plume of smoke", "smoke in the air"),
+}
+"""Plain names beside the ones in the scene's own ``SUBJECTS``."""
+
 PREFIXES = ("", "", "", "", "", "a video of ", "a view of ", "footage of ", "we see ", "a scene with ")
 
 HOLDOUT: tuple[tuple[str, str], ...] = (
@@ -171,7 +182,7 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
 
 def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
     """Describes a scene in one line of English; only attributes that the family varies are named."""
-    subject = _pick(rng, FAMILIES[spec.family].SUBJECTS)
+    subject = _pick(rng, subjects(spec.family))
     if rng.random() < SUBJECT_ONLY_PROBABILITY and spec.background is None:
         return subject
     phrases = _phrases(spec, rng)
@@ -181,6 +192,11 @@ def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
         else:
             phrases.append(_pick(rng, STRENGTH_PHRASES[spec.family][spec.strength]))
     return _sentence(subject, phrases, rng)
+
+
+def subjects(family: str) -> tuple[str, ...]:
+    """Every noun phrase that may name a family."""
+    return tuple(FAMILIES[family].SUBJECTS) + MORE_SUBJECTS.get(family, ())
 
 
 def with_adjective(noun: str, adjective: str) -> str:

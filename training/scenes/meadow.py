@@ -43,7 +43,7 @@ GRASS = (
 """Upright and bent-over colour of green grass, ripe wheat and something between."""
 
 SPEED = {"weak": 0.28, "strong": 0.62}
-LEVEL = {"weak": 0.012, "strong": 0.1}
+LEVEL = {"weak": 0.012, "strong": 0.075}
 
 
 def render(spec: SceneSpec, canvas: Canvas) -> Clip:

@@ -52,10 +52,10 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     frames = _water(canvas)
     floor = _floor(canvas, frames)
     plants = _plants(canvas, floor)
-    frames = over(frames, np.array([0.015, 0.16, 0.13], np.float32), np.clip(plants, 0, 1))
+    frames = over(frames, np.array([0.02, 0.22, 0.13], np.float32), np.clip(plants, 0, 1))
     bursts, born, start, radius = _bubbles(spec, canvas, centre)
     rim, shine = _draw_bubbles(canvas, born, start, radius)
-    frames = over(frames, np.array([0.75, 0.97, 1.0], np.float32), np.clip(rim, 0, 0.85)) + shine[..., None]
+    frames = over(frames, np.array([0.75, 0.97, 1.0], np.float32), np.clip(rim, 0, 0.65)) + shine[..., None]
     events = [Event(frame, "bubbles", centre) for frame in bursts]
     return Clip(np.clip(frames, 0, 1), _sound(spec, canvas, born, start, radius), events)
 
@@ -72,8 +72,8 @@ def _water(canvas: Canvas) -> Field:
     source, t = rng.uniform(0.2, 0.8), half.seconds[:, None, None]
     angle = (x - source) / (y + 0.55)
     texture = fractal(rng, 128, slope=1.1, lowest=2)
-    rays = sample(texture, 0.3 * angle + 0.02 * t + rng.random(), 0.05 * t + 0 * angle) * 0.7
-    rays += sample(texture, 0.5 * angle - 0.025 * t + rng.random(), 0.5 + 0.06 * t + 0 * angle) * 0.5
+    rays = sample(texture, 0.3 * angle + 0.012 * t + rng.random(), 0.03 * t + 0 * angle) * 0.7
+    rays += sample(texture, 0.5 * angle - 0.015 * t + rng.random(), 0.5 + 0.035 * t + 0 * angle) * 0.5
     light = doubled(np.maximum(rays, 0) * (1 - smoothstep(0.05, 0.95, y)) * 0.38)
     return base + light[..., None] * np.array([0.6, 1.0, 0.95], np.float32)
 
@@ -95,7 +95,7 @@ def _floor(canvas: Canvas, frames: Field) -> Field:
 
 def _plants(canvas: Canvas, floor: Field) -> Field:
     """Opacity of ribbons of sea weed that sway, the tip later than the root, (T, H, W)."""
-    rng, parts = canvas.rng, 26
+    rng, parts = canvas.rng, 44
     tufts = rng.random(int(rng.integers(3, 6)))
     root = np.concatenate([tuft + rng.normal(0, 0.035, 5) for tuft in tufts])
     tall = rng.uniform(0.14, 0.42, len(root))
@@ -104,7 +104,7 @@ def _plants(canvas: Canvas, floor: Field) -> Field:
     x = root[None, :, None] + (0.03 + 0.2 * tall[None, :, None]) * swing * along**1.3 * 0.5
     column = np.clip((root * canvas.size).astype(int), 0, canvas.size - 1)
     y = np.broadcast_to(floor[column][None, :, None] + 0.03 - tall[None, :, None] * along, x.shape)
-    radius = np.broadcast_to(3.0 * np.sqrt(np.maximum(1 - along, 0.05)) * canvas.size / 256, x.shape)
+    radius = np.broadcast_to(3.0 * np.sqrt(np.maximum(1 - along, 0.1)) * canvas.size / 256, x.shape)
     frame = np.broadcast_to(np.arange(canvas.num_frames)[:, None, None], x.shape)
     return splat(
         frame.ravel(),
@@ -128,7 +128,7 @@ def _bubbles(spec: SceneSpec, canvas: Canvas, centre: float) -> tuple[list[int],
     late = np.minimum(rng.exponential(0.25 * canvas.fps, (len(starts), count)), gap)
     late[:, :3] = 0
     born = (starts[:, None] + late).ravel().astype(np.float32)
-    start = (centre + rng.normal(0, 0.03, born.size)).astype(np.float32)
+    start = (centre + rng.normal(0, 0.045, born.size)).astype(np.float32)
     radius = (rng.uniform(0.008, 0.03, born.size) * (1.0 if spec.strength == "strong" else 0.8)).astype(np.float32)
     return [int(f) for f in starts if 0 <= f < canvas.num_frames], born, start, radius
 
