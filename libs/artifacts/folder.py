@@ -1,0 +1,81 @@
+"""Artifacts in a folder of this machine: the store of a laptop."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from libs.artifacts.integrity import chunks_of, missing, verify, write_atomically
+from libs.artifacts.ref import Ref, checked_key
+from libs.errors import Unavailable
+
+__all__ = ["FolderStore"]
+
+
+class FolderStore:
+    """Several processes may share the folder: every file appears complete, by a rename."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, key: str, data: bytes, media_type: str) -> Ref:
+        return self._write(key, [data], media_type)
+
+    def put_file(self, key: str, path: Path, media_type: str) -> Ref:
+        with path.open("rb") as file:
+            return self._write(key, chunks_of(file), media_type)
+
+    def get(self, ref: Ref) -> bytes:
+        with _disk_errors_named(ref):
+            data = self._path_of(ref).read_bytes()
+        verify(ref, len(data), hashlib.sha256(data).hexdigest())
+        return data
+
+    def get_file(self, ref: Ref, path: Path) -> None:
+        with _disk_errors_named(ref), self._path_of(ref).open("rb") as file:
+            write_atomically(path, chunks_of(file), expected=ref)
+
+    def url(self, ref: Ref, expires: timedelta) -> str:
+        """The file's own URL; a folder cannot make it expire."""
+        return self._path_of(ref).as_uri()
+
+    def delete_prefix(self, prefix: str) -> int:
+        folder = self._folder / checked_key(prefix.rstrip("/"))
+        count = sum(1 for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        shutil.rmtree(folder, ignore_errors=True)
+        return count
+
+    def _write(self, key: str, chunks: Iterable[bytes], media_type: str) -> Ref:
+        path = self._folder / checked_key(key)
+        with _disk_errors_named():
+            size_bytes, sha256 = write_atomically(path, chunks)
+        return Ref(path.as_uri(), media_type, size_bytes, sha256)
+
+    def _path_of(self, ref: Ref) -> Path:
+        """The file of ``ref``. A path that leads out of the folder, also through a link, does not exist for this store."""
+        parts = urlsplit(ref.uri)
+        path = Path(unquote(parts.path)).resolve()
+        if parts.scheme != "file" or parts.netloc or not path.is_relative_to(self._folder):
+            raise missing(ref)
+        return path
+
+
+@contextmanager
+def _disk_errors_named(ref: Ref | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        if ref is None:
+            raise
+        raise missing(ref) from error
+    except OSError as error:
+        raise Unavailable(
+            f"the artifact folder cannot be used: {error.strerror}; check free space and permissions",
+            reason="STORE_UNAVAILABLE",
+        ) from error

@@ -1,0 +1,46 @@
+"""What names an artifact: a reference to written bytes, and the key that bytes are written under."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["AttemptPrefix", "Ref", "checked_key"]
+
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Bytes that were written once: where, what kind, how many, and their SHA-256 (64 lower-case hex digits)."""
+
+    uri: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class AttemptPrefix:
+    """The only place one attempt of one stage may write below."""
+
+    tenant: str
+    video_id: str
+    stage: str
+    attempt: str
+
+    def key(self, name: str) -> str:
+        """Key of the artifact ``name``; raises ValueError for a name that would leave the prefix."""
+        return checked_key(f"{self.tenant}/{self.video_id}/{self.stage}/{self.attempt}/{name}")
+
+
+def checked_key(key: str) -> str:
+    """Return ``key``, or raise ValueError.
+
+    A key is segments joined by ``/``; each begins with a letter or digit and goes on with letters, digits, ``.``, ``_``
+    or ``-``. So ``..``, an absolute path, an empty segment and a hidden file are all refused.
+    """
+    for segment in key.split("/"):
+        if not _SEGMENT.fullmatch(segment):
+            raise ValueError(f"artifact key {key!r}: {segment!r} must be 1 to 128 letters, digits, '.', '_' or '-'")
+    return key

@@ -1,0 +1,176 @@
+"""Artifacts in a bucket of any S3-compatible server, through the `minio` client (its 7.2 line; 8 renames arguments)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import MinioException, S3Error
+
+from libs.artifacts.integrity import missing, ref_of, verify, write_atomically
+from libs.artifacts.ref import Ref, checked_key
+from libs.errors import FailedPrecondition, SoundstageError, Unavailable
+
+__all__ = ["S3Address", "S3Store"]
+
+_CHUNK_BYTES = 1 << 20
+_MISSING_CODES = {"NoSuchKey", "NoSuchVersion", "ResourceNotFound"}
+_REFUSED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}
+
+
+@dataclass(frozen=True)
+class S3Address:
+    """Where the bucket is. ``endpoint`` is host:port. The region is never asked for: signing must work offline."""
+
+    bucket: str
+    endpoint: str
+    secure: bool = True
+    region: str = "us-east-1"
+    public_endpoint: str = ""
+
+
+class S3Store:
+    """Creates the bucket at the first write when it is not there. Waits are bounded: see `_http_pool`."""
+
+    def __init__(self, address: S3Address, *, access_key: str, secret_key: str) -> None:
+        self._bucket = address.bucket
+        self._root = f"s3://{address.bucket}/"
+        self._region = address.region
+        host, secure = _host_of(address.public_endpoint, address) if address.public_endpoint else (None, False)
+        keys = {"access_key": access_key, "secret_key": secret_key, "region": address.region}
+        self._client = Minio(address.endpoint, secure=address.secure, http_client=_http_pool(), **keys)
+        # The host is part of a signature: a URL signed for the inner address is refused at the outer one.
+        self._signer = Minio(host, secure=secure, **keys) if host else self._client
+        self._bucket_lock = threading.Lock()
+        self._bucket_ready = False
+
+    def put(self, key: str, data: bytes, media_type: str) -> Ref:
+        ref = ref_of(self._root + checked_key(key), media_type, data)
+        with self._named_errors():
+            self._ensure_bucket()
+            self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), content_type=media_type)
+        return ref
+
+    def put_file(self, key: str, path: Path, media_type: str) -> Ref:
+        uri = self._root + checked_key(key)
+        with path.open("rb") as file:
+            sha256, size_bytes = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+            file.seek(0)
+            with self._named_errors():
+                self._ensure_bucket()
+                self._client.put_object(self._bucket, key, file, size_bytes, content_type=media_type)
+        return Ref(uri, media_type, size_bytes, sha256)
+
+    def get(self, ref: Ref) -> bytes:
+        with self._named_errors(ref):
+            data = b"".join(self._chunks(ref))
+        verify(ref, len(data), hashlib.sha256(data).hexdigest())
+        return data
+
+    def get_file(self, ref: Ref, path: Path) -> None:
+        with self._named_errors(ref):
+            write_atomically(path, self._chunks(ref), expected=ref)
+
+    def url(self, ref: Ref, expires: timedelta) -> str:
+        """A presigned GET, made without any network call. ``expires`` is 1 s to 7 days (a limit of S3)."""
+        return str(self._signer.presigned_get_object(self._bucket, self._key_of(ref), expires=expires))
+
+    def delete_prefix(self, prefix: str) -> int:
+        below = checked_key(prefix.rstrip("/")) + "/"
+        with self._named_errors():
+            keys = [item.object_name for item in self._client.list_objects(self._bucket, below, recursive=True)]
+            failures = list(self._client.remove_objects(self._bucket, map(DeleteObject, keys)))
+        if failures:
+            raise _unavailable(f"{len(failures)} of {len(keys)} objects could not be deleted: {failures[0].message}")
+        return len(keys)
+
+    def _chunks(self, ref: Ref) -> Iterator[bytes]:
+        """The object's bytes. One byte more than ``ref`` says is enough to know that it was altered."""
+        response = self._client.get_object(self._bucket, self._key_of(ref))
+        with closing(response):
+            left = ref.size_bytes + 1
+            while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
+                left -= len(chunk)
+                yield chunk
+        response.release_conn()
+
+    def _key_of(self, ref: Ref) -> str:
+        key = ref.uri.removeprefix(self._root)
+        try:
+            return checked_key(key)
+        except ValueError as error:
+            raise missing(ref) from error
+
+    def _ensure_bucket(self) -> None:
+        with self._bucket_lock:
+            if not self._bucket_ready:
+                self._create_bucket()
+                self._bucket_ready = True
+
+    def _create_bucket(self) -> None:
+        try:
+            if not self._client.bucket_exists(self._bucket):
+                self._client.make_bucket(self._bucket, self._region)
+        except S3Error as error:
+            # Another process was first; or this key may write objects but not look at buckets, which is no error.
+            if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists", "AccessDenied"):
+                raise
+
+    @contextmanager
+    def _named_errors(self, ref: Ref | None = None) -> Iterator[None]:
+        try:
+            yield
+        except S3Error as error:
+            raise self._named(error, ref) from error
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise _unavailable(f"{type(error).__name__}") from error
+
+    def _named(self, error: S3Error, ref: Ref | None) -> SoundstageError:
+        if ref is not None and error.code in _MISSING_CODES:
+            return missing(ref)
+        if error.code in _REFUSED_CODES:
+            return FailedPrecondition(
+                f"the artifact store refuses bucket {self._bucket} ({error.code}); check the bucket's name and the keys",
+                reason="STORE_REFUSED",
+                code=str(error.code),
+            )
+        return _unavailable(f"it answers {error.code}")
+
+
+def _unavailable(what: str) -> Unavailable:
+    return Unavailable(f"the artifact store cannot be used now ({what}); try again", reason="STORE_UNAVAILABLE")
+
+
+def _http_pool() -> urllib3.PoolManager:
+    """minio's own pool waits 5 min and retries 5 times. Here: 4 tries, 3 s to connect, 20 s of silence, with jitter.
+
+    Every request is retried, also PUT and POST: writing the same bytes under the same key twice is harmless.
+    """
+    retry = urllib3.Retry(
+        total=3,
+        backoff_factor=0.2,
+        backoff_max=2.0,
+        backoff_jitter=0.2,
+        status_forcelist=[500, 502, 503, 504],
+        allowed_methods=None,
+        respect_retry_after_header=False,
+    )
+    return urllib3.PoolManager(maxsize=16, timeout=urllib3.Timeout(connect=3.0, read=20.0), retries=retry)
+
+
+def _host_of(public_endpoint: str, address: S3Address) -> tuple[str, bool]:
+    """host:port and whether it is TLS; without a scheme the same as the inner endpoint."""
+    if "://" not in public_endpoint:
+        return public_endpoint, address.secure
+    parts = urlsplit(public_endpoint)
+    return parts.netloc, parts.scheme == "https"

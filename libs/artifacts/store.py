@@ -1,0 +1,46 @@
+"""The port: what every store of artifacts does. Real: `S3Store`, `FolderStore`; for tests: `MemoryStore`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from libs.artifacts.ref import Ref
+
+__all__ = ["Store"]
+
+
+class Store(Protocol):
+    """Synchronous and thread-safe; async callers go through ``asyncio.to_thread``.
+
+    Keys are checked by `checked_key` (ValueError). Reading raises FailedPrecondition with reason ``ARTIFACT_MISSING`` or
+    ``ARTIFACT_ALTERED``; a store that does not answer raises Unavailable with reason ``STORE_UNAVAILABLE``.
+    """
+
+    def put(self, key: str, data: bytes, media_type: str) -> Ref:
+        """Write ``data`` under ``key``, all of it or nothing, replacing what was there."""
+        ...
+
+    def put_file(self, key: str, path: Path, media_type: str) -> Ref:
+        """Like `put`, for a file of any size."""
+        ...
+
+    def get(self, ref: Ref) -> bytes:
+        """The bytes of ``ref``, with size and SHA-256 verified."""
+        ...
+
+    def get_file(self, ref: Ref, path: Path) -> None:
+        """Write the bytes of ``ref`` to ``path``; on any error nothing is left at ``path``."""
+        ...
+
+    def url(self, ref: Ref, expires: timedelta) -> str:
+        """A URL from which ``ref`` can be read until ``expires`` from now."""
+        ...
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete everything below the folder ``prefix`` and return the number of artifacts deleted.
+
+        ``acme/v1`` deletes ``acme/v1/a`` but not ``acme/v10/a``.
+        """
+        ...
