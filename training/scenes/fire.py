@@ -96,7 +96,12 @@ def _landscape(spec: SceneSpec, canvas: Canvas) -> Field:
     horizon = rng.uniform(0.56, 0.64)
     picture = sky(canvas, spec.time_of_day, horizon)
     texture = fractal(rng, canvas.size, 1.5)
-    trees = horizon - 0.1 - 0.05 * sample(texture, x * 0.6, np.float32(0.3)) - 0.02 * sample(texture, x * 3, np.float32(0.7))
+    trees = (
+        horizon
+        - 0.1
+        - 0.05 * sample(texture, x * 0.6, np.float32(0.3))
+        - 0.02 * sample(texture, x * 3, np.float32(0.7))
+    )
     forest = np.array((0.13, 0.24, 0.13), np.float32) * light * rng.uniform(0.8, 1.2)
     picture = over(picture, forest, smoothstep(-0.008, 0.008, y - trees))
     earth = np.array(((0.36, 0.42, 0.2), (0.5, 0.4, 0.28))[int(rng.integers(2))], np.float32)

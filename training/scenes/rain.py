@@ -61,7 +61,9 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
             if light > 0.25:
                 frames[frame] = over(frames[frame], BOLT, np.minimum(bolt * light, 1.0))
     flash = _flash(canvas, strikes) * (1.0 if spec.distance == "near" else 0.5)
-    land = np.array((0.05, 0.065, 0.06), np.float32) + flash[:, None, None, None] * np.array((0.16, 0.17, 0.22), np.float32)
+    land = np.array((0.05, 0.065, 0.06), np.float32) + flash[:, None, None, None] * np.array(
+        (0.16, 0.17, 0.22), np.float32
+    )
     frames = over(frames, land, shade)
     _rain(frames, canvas, spec.strength == "strong", horizon, flash)
     delay = round(THUNDER_DELAY[spec.distance] * canvas.fps)
@@ -105,7 +107,9 @@ def _clouds(canvas: Canvas, horizon: float, strikes: list[int], place: float, di
         billow = smoothstep(-1.8, 2.0, sample(texture, x * 0.7 + drift * second, y * 1.5))
         tone = np.clip(0.65 * billow + 0.45 * smoothstep(0.1, horizon, y), 0, 1)
         glow = flash[frame] * (0.25 + 0.75 * around) * (0.45 + 0.65 * billow) * (1.0 if distance == "near" else 0.6)
-        frames[frame] = over(np.broadcast_to(low, (*tone.shape, 3)), high, tone) + glow[..., None] * np.array((0.62, 0.6, 0.78), np.float32)
+        frames[frame] = over(np.broadcast_to(low, (*tone.shape, 3)), high, tone) + glow[..., None] * np.array(
+            (0.62, 0.6, 0.78), np.float32
+        )
     return frames
 
 
@@ -117,10 +121,24 @@ def _country(canvas: Canvas, horizon: float) -> Field:
     if rng.random() < 0.6:
         left, width, base = rng.uniform(0.1, 0.75), rng.uniform(0.11, 0.16), horizon + 0.05
         top = base - 0.75 * width
-        shapes.append([(left, base), (left, top), (left + width / 2, top - 0.5 * width), (left + width, top), (left + width, base)])
+        shapes.append(
+            [
+                (left, base),
+                (left, top),
+                (left + width / 2, top - 0.5 * width),
+                (left + width, top),
+                (left + width, base),
+            ]
+        )
     for middle in rng.uniform(0, 1, rng.integers(2, 7)):
         tall = rng.uniform(0.07, 0.16)
-        shapes.append([(middle - 0.3 * tall, horizon + 0.05), (middle, horizon + 0.03 - tall), (middle + 0.3 * tall, horizon + 0.05)])
+        shapes.append(
+            [
+                (middle - 0.3 * tall, horizon + 0.05),
+                (middle, horizon + 0.03 - tall),
+                (middle + 0.3 * tall, horizon + 0.05),
+            ]
+        )
     return np.maximum(smoothstep(-0.006, 0.006, y - hill), polygons(canvas.size, shapes)).astype(np.float32)
 
 
@@ -134,7 +152,10 @@ def _bolt(canvas: Canvas, place: float, horizon: float, distance: str) -> Field:
         start = path[int(rng.integers(len(path) // 6, 2 * len(path) // 3))]
         end = start + (horizon - top) * np.array((rng.uniform(-0.35, 0.35), rng.uniform(0.15, 0.35)))
         lines.append((_jag(rng, start, end), 0.5))
-    spots = [(np.stack([np.interp(np.linspace(0, 1, 500), np.linspace(0, 1, len(p)), p[:, i]) for i in (0, 1)]), w) for p, w in lines]
+    spots = [
+        (np.stack([np.interp(np.linspace(0, 1, 500), np.linspace(0, 1, len(p)), p[:, i]) for i in (0, 1)]), w)
+        for p, w in lines
+    ]
     x, y = (np.concatenate([points[i] for points, _ in spots]) for i in (0, 1))
     weight = np.concatenate([np.full(500, w) for _, w in spots]).astype(np.float32)
     unit = canvas.size / 256 * (1.0 if near else 0.6)
@@ -180,7 +201,9 @@ def _streaks(rng: np.random.Generator, size: int, count: int, length: float, sla
     steps = np.arange(int(length) * 2) / 2
     x = (rng.random((count, 1)) * size + slant * steps) % size
     y = (rng.random((count, 1)) * size + steps) % size
-    weight = np.broadcast_to(rng.uniform(0.4, 1.0, (count, 1)) * np.sin(np.pi * (steps + 0.5) / (length + 1)).clip(0), x.shape)
+    weight = np.broadcast_to(
+        rng.uniform(0.4, 1.0, (count, 1)) * np.sin(np.pi * (steps + 0.5) / (length + 1)).clip(0), x.shape
+    )
     sheet = np.zeros(size * size, np.float32)
     sheet += np.bincount((y.astype(int) * size + x.astype(int)).ravel(), weight.ravel(), size * size).astype(np.float32)
     return np.minimum(ndimage.gaussian_filter(sheet.reshape(size, size), sigma, mode="wrap") * 1.6, 1.0)
@@ -193,7 +216,12 @@ def _sound(spec: SceneSpec, canvas: Canvas, heard: list[int], place: float) -> F
     level = (0.055 if strong else 0.013) * (1 + 0.12 * canvas.frame_envelope(slow_noise(rng, canvas.num_frames, 6)))
     sound = diffuse(rng, level, 500, 13_000, -2.5)
     for _ in range(int((14 if strong else 8) * count / 48_000)):
-        drop = noise_band(rng, 1200, 1500, 9000) * decay(1200, 0.0005, 0.005) * rng.uniform(0.2, 1.0) * (0.1 if strong else 0.04)
+        drop = (
+            noise_band(rng, 1200, 1500, 9000)
+            * decay(1200, 0.0005, 0.005)
+            * rng.uniform(0.2, 1.0)
+            * (0.1 if strong else 0.04)
+        )
         add_at(sound, int(rng.integers(count)), pan(drop, float(rng.random())))
     for frame in heard:
         add_at(sound, canvas.sample_of(frame), pan(_thunder(rng, spec.distance), place))

@@ -114,7 +114,9 @@ def _water(spec: SceneSpec, canvas: Canvas, horizon: float, shore: float, strong
     if strong:
         water = over(water, foam, 0.8 * smoothstep(0.65, 0.95, crest + 0.18 * ripple - 0.1))
     if spec.time_of_day != "day":
-        lane = np.exp(-(((x - _sun(spec, horizon)[0]) / (0.05 + 0.35 * depth)) ** 2)) * smoothstep(-0.2, 1.1, ripple + crest)
+        lane = np.exp(-(((x - _sun(spec, horizon)[0]) / (0.05 + 0.35 * depth)) ** 2)) * smoothstep(
+            -0.2, 1.1, ripple + crest
+        )
         water = over(water, np.array(GLITTER[spec.time_of_day]), 0.75 * lane)
     return water.astype(np.float32)
 
@@ -153,7 +155,11 @@ def _surf(
         cover = np.maximum(cover, front * grown * np.where(age < 0, 0.95, 0.3 + 0.7 * landed))
         cover = np.maximum(cover, 0.9 * trail * landed)
         edge = np.maximum(edge, np.where(age >= 0, line, 0.0))
-        soaked = smoothstep(0.015, -0.015, y - shore - run_up - wobble) * (age > 0.2 * period) * np.exp(-np.maximum(age, 0) / 6)
+        soaked = (
+            smoothstep(0.015, -0.015, y - shore - run_up - wobble)
+            * (age > 0.2 * period)
+            * np.exp(-np.maximum(age, 0) / 6)
+        )
         wet = np.maximum(wet, soaked)
     return edge, cover.astype(np.float32), wet.astype(np.float32)
 

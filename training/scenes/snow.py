@@ -70,7 +70,11 @@ def _hillside(spec: SceneSpec, canvas: Canvas) -> Field:
     smooth = fractal(rng, 256, 2.2)
     ridge = rng.uniform(0.42, 0.52) + 0.05 * sample(smooth, x * 0.8, np.float32(0.2))
     picture = over(picture, 0.35 * white + 0.5 * np.array(low, np.float32), smoothstep(-0.008, 0.008, y - ridge))
-    hill = rng.uniform(0.62, 0.7) + 0.05 * np.cos(2.6 * (x - rng.uniform(0, 1))) + 0.012 * sample(smooth, x, np.float32(0.7))
+    hill = (
+        rng.uniform(0.62, 0.7)
+        + 0.05 * np.cos(2.6 * (x - rng.uniform(0, 1)))
+        + 0.012 * sample(smooth, x, np.float32(0.7))
+    )
     bank = white * (0.9 + 0.1 * smoothstep(0.0, 0.3, y - hill) + 0.03 * sample(smooth, x * 1.5, y * 3))[..., None]
     picture = over(picture, bank.astype(np.float32), smoothstep(-0.006, 0.006, y - hill))
     for middle in sorted(rng.uniform(0.03, 0.97, rng.integers(5, 10)), key=lambda _: float(rng.random())):
@@ -103,7 +107,9 @@ def _flakes(frames: Field, spec: SceneSpec, canvas: Canvas, wind: Field, strong:
     """Draws three depths of flakes, carried by the wind, in place."""
     rng, unit = canvas.rng, canvas.size / 256
     carried = np.cumsum(wind) / canvas.fps
-    white = np.minimum(np.array(SNOW_LIGHT[spec.time_of_day], np.float32) * (2.3 if spec.time_of_day == "night" else 1.3), 1.0)
+    white = np.minimum(
+        np.array(SNOW_LIGHT[spec.time_of_day], np.float32) * (2.3 if spec.time_of_day == "night" else 1.3), 1.0
+    )
     counts = (320, 150, 50) if strong else (110, 55, 20)
     for depth, count in enumerate(counts):
         near = (0.4, 0.7, 1.2)[depth]

@@ -42,7 +42,11 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     rng = canvas.rng
     near, strong = spec.distance == "near", spec.strength == "strong"
     place = SIDE_POSITION[spec.side] + rng.uniform(-0.04, 0.04)
-    top, foot = (rng.uniform(0.07, 0.12), rng.uniform(0.74, 0.79)) if near else (rng.uniform(0.33, 0.38), rng.uniform(0.66, 0.7))
+    top, foot = (
+        (rng.uniform(0.07, 0.12), rng.uniform(0.74, 0.79))
+        if near
+        else (rng.uniform(0.33, 0.38), rng.uniform(0.66, 0.7))
+    )
     width = (0.15 if near else 0.058) * (1.0 if strong else 0.42)
     half = Canvas(canvas.num_frames, canvas.fps, canvas.size // 2, rng)
     still = _cliff(spec, half, top, foot, place, near)
@@ -71,7 +75,11 @@ def _cliff(spec: SceneSpec, canvas: Canvas, top: float, foot: float, place: floa
     grey = np.array(((0.4, 0.39, 0.37), (0.46, 0.4, 0.34), (0.34, 0.37, 0.4))[int(rng.integers(3))], np.float32)
     rock = grey * (0.85 + 0.24 * cracks)[..., None]
     green = np.array((0.2, 0.42, 0.14), np.float32) * (0.9 + 0.2 * sample(texture, x, y))[..., None]
-    ledges = smoothstep(0.3, 0.8, sample(coarse, x * 1.2, y * 2.4 + 0.3) + 0.7 * smoothstep(0.06, 0.0, y - rim) + 0.5 * np.abs(x - place))
+    ledges = smoothstep(
+        0.3,
+        0.8,
+        sample(coarse, x * 1.2, y * 2.4 + 0.3) + 0.7 * smoothstep(0.06, 0.0, y - rim) + 0.5 * np.abs(x - place),
+    )
     wall = over(rock, green, 0.9 * ledges * smoothstep(0.02, 0.1, np.abs(x - place)))
     shadow = 1 - 0.35 * smoothstep(0.0, 1.0, (y - rim) / (foot - top)) * smoothstep(0.5, 0.1, np.abs(x - place))
     picture = over(picture, (wall * light * shadow[..., None]).astype(np.float32), smoothstep(-0.01, 0.01, y - rim))
@@ -88,9 +96,15 @@ def _column(canvas: Canvas, light: Field, top: float, foot: float, place: float,
     time = np.sqrt(0.02 + fallen)
     texture = fractal(rng, 256, 1.5, 4)
     across = (x - place) / width
-    streak = sample(texture, 0.22 * across + 0.5, 0.55 * time - 0.42 * t) + 0.6 * sample(texture, 0.55 * across, 0.9 * time - 0.7 * t)
+    streak = sample(texture, 0.22 * across + 0.5, 0.55 * time - 0.42 * t) + 0.6 * sample(
+        texture, 0.55 * across, 0.9 * time - 0.7 * t
+    )
     spread = 0.8 + 0.3 * fallen + 0.07 * streak
-    cover = smoothstep(1.05, 0.8, np.abs(across) / spread) * smoothstep(-0.012, 0.012, y - top) * smoothstep(0.01, -0.015, y - foot)
+    cover = (
+        smoothstep(1.05, 0.8, np.abs(across) / spread)
+        * smoothstep(-0.012, 0.012, y - top)
+        * smoothstep(0.01, -0.015, y - foot)
+    )
     white = ramp(streak, (-2.0, (0.5, 0.66, 0.78)), (0.0, (0.84, 0.92, 0.96)), (1.2, (1.0, 1.0, 1.0)))
     return (white * light).astype(np.float32), (cover * (0.88 + 0.1 * np.clip(streak, -1.5, 1))).astype(np.float32)
 
@@ -110,7 +124,9 @@ def _pool(canvas: Canvas, light: Field, still: Field, foot: float, place: float,
     water = over(water, np.array((0.95, 0.98, 1.0), np.float32), foam) * light
     size = 0.34 + 4 * width
     inside = np.hypot((x - place) / size, (depth - 0.1) / (0.115 if width < 0.07 else 0.16)) + 0.05 * wobble
-    return water.astype(np.float32), (smoothstep(1.03, 0.97, inside) * smoothstep(-0.01, 0.005, depth)).astype(np.float32)
+    return water.astype(np.float32), (smoothstep(1.03, 0.97, inside) * smoothstep(-0.01, 0.005, depth)).astype(
+        np.float32
+    )
 
 
 def _mist(canvas: Canvas, foot: float, place: float, width: float, strong: bool) -> Field:
