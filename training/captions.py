@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.scenes import FAMILIES, sample_spec
+from training.scenes import FAMILIES, meadow, sample_spec
 from training.scenes.base import SceneSpec
 
 MENTION_PROBABILITY = 0.6
@@ -59,12 +59,19 @@ SIDE_PHRASES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-MOON_PHRASES: dict[str, tuple[str, ...]] = {
-    "left": ("with the moon on the left", "the moon on the left side"),
-    "centre": ("without a moon", "on a moonless night"),
-    "right": ("with the moon on the right", "the moon on the right side"),
+OWN_SIDE_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "night_sky": {
+        "left": ("with the moon on the left", "the moon on the left side"),
+        "centre": ("without a moon", "on a moonless night"),
+        "right": ("with the moon on the right", "the moon on the right side"),
+    },
+    "rain": {
+        "left": ("with lightning on the left", "lightning on the left side", "on the left"),
+        "centre": ("with lightning in the middle", "lightning in the centre", "in the middle"),
+        "right": ("with lightning on the right", "lightning on the right side", "on the right"),
+    },
 }
-"""The side of a night sky is the side of its moon."""
+"""Families whose side is that of something in them: the moon, the lightning."""
 
 STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "fire": {"weak": ("small", "gentle", "weak", "low"), "strong": ("strong", "raging", "big", "fierce", "roaring")},
@@ -146,7 +153,7 @@ MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "fire": ("a fire", "a campfire", "flames", "a burning log fire", "a fire burning"),
     "sea": ("the sea", "the ocean", "waves", "sea waves", "waves breaking on the beach"),
     "rain": ("rain", "rain with thunder", "a storm with lightning", "rain and lightning", "falling rain"),
-    "snow": ("snow", "snowfall", "falling snow", "a snowstorm", "snow in the wind"),
+    "snow": ("snow", "snowfall", "falling snow", "a snowstorm", "whirling snow"),
     "waterfall": ("a waterfall", "a waterfall in the rocks", "a high waterfall", "falling water"),
     "clouds": ("clouds", "clouds in the sky", "drifting clouds", "white clouds", "a cloudy sky"),
     "smoke": ("smoke", "rising smoke", "a column of smoke", "a plume of smoke", "smoke in the air"),
@@ -182,7 +189,7 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
 
 def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
     """Describes a scene in one line of English; only attributes that the family varies are named."""
-    subject = _pick(rng, subjects(spec.family))
+    subject = _pick(rng, subjects(spec))
     if rng.random() < SUBJECT_ONLY_PROBABILITY and spec.background is None:
         return subject
     phrases = _phrases(spec, rng)
@@ -194,9 +201,11 @@ def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
     return _sentence(subject, phrases, rng)
 
 
-def subjects(family: str) -> tuple[str, ...]:
-    """Every noun phrase that may name a family."""
-    return tuple(FAMILIES[family].SUBJECTS) + MORE_SUBJECTS.get(family, ())
+def subjects(spec: SceneSpec) -> tuple[str, ...]:
+    """Every noun phrase that may name a scene."""
+    if spec.family == "meadow" and meadow.is_wheat(spec):
+        return meadow.WHEAT_SUBJECTS
+    return tuple(FAMILIES[spec.family].SUBJECTS) + MORE_SUBJECTS.get(spec.family, ())
 
 
 def with_adjective(noun: str, adjective: str) -> str:
@@ -229,7 +238,7 @@ def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
     if _mentions(rng, spec, "distance"):
         phrases.append(_pick(rng, DISTANCE_PHRASES[spec.distance]))
     if _mentions(rng, spec, "side"):
-        sides = MOON_PHRASES if spec.family == "night_sky" else SIDE_PHRASES
+        sides = OWN_SIDE_PHRASES.get(spec.family, SIDE_PHRASES)
         phrases.append(_pick(rng, sides[spec.side]))
     if spec.background and rng.random() < BACKGROUND_MENTION_PROBABILITY:
         phrases.append(_pick(rng, BACKGROUND_PHRASES[spec.family, spec.background]))

@@ -47,7 +47,7 @@ def _curtains(canvas: Canvas, count: int, brightness: float) -> tuple[Field, Fie
     """Green and violet light, each (T, H, W)."""
     rng = canvas.rng
     half = Canvas(canvas.num_frames, canvas.fps, canvas.size // 2, rng)
-    x, y = half.grid
+    _, y = half.grid
     green = np.zeros((half.num_frames, half.size, half.size), np.float32)
     violet = np.zeros_like(green)
     pulse = 1 + 0.25 * np.sin(2 * np.pi * (canvas.seconds * rng.uniform(0.12, 0.25) + rng.random()), dtype=np.float32)

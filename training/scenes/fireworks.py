@@ -1,7 +1,7 @@
 """Fireworks over a dark skyline: a rising shell, a burst, sparks that slow down and fall.
 
-A spark leaves the burst with a speed that air drag takes away (distance ~ 1 - exp(-k t)) and then sinks. The launch is a
-whoosh, the burst a boom with a crackle of its dying sparks; far away they are quieter, duller and half a second late.
+A spark leaves the burst with a speed that air drag takes away (distance ~ 1 - exp(-k t)) and then sinks. The launch is
+a whoosh, the burst a boom with a crackle of its dying sparks; far away they are quieter, duller and half a second late.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ SUBJECTS = (
 )
 
 DROPS_PER_SECOND = {"weak": 1.1, "strong": 4.5}
-RING_SCALE = {"near": 1.0, "far": 0.42}
+RING_SCALE = {"near": 1.0, "far": 0.5}
 LIFE_SECONDS = 2.0
 SQUASH = 0.5
 """How much the viewing angle flattens a ring."""
@@ -115,15 +115,15 @@ def _slope(spec: SceneSpec, canvas: Canvas, drops: list[Drop]) -> Field:
 def _add_ring(spec: SceneSpec, canvas: Canvas, slope: Field, drop: Drop, age: float) -> None:
     """Adds one drop's rings at one age to ``slope`` in place, inside the box that they reach."""
     scale = RING_SCALE[spec.distance] * _perspective(drop.y)
-    front, length = 0.155 * scale * age + 0.008, 0.032 * scale * (1 + 0.35 * age)
+    front, length = 0.16 * scale * age + 0.01, 0.052 * scale * (1 + 0.35 * age)
     reach, size = front + 1.2 * length, canvas.size
     left, right = max(int((drop.x - reach) * size), 0), min(int((drop.x + reach) * size) + 2, size)
     top, bottom = max(int((drop.y - SQUASH * reach) * size), 0), min(int((drop.y + SQUASH * reach) * size) + 2, size)
     x, y = canvas.grid
     away = np.hypot(x[:, left:right] - drop.x, (y[top:bottom] - drop.y) / SQUASH)
     behind = (away - front) / length
-    packet = np.exp(-np.square(behind / np.where(behind > 0, 0.55, 1.5)))
-    height = 1.15 * drop.size * np.exp(-1.15 * age) * smoothstep(LIFE_SECONDS, 0.7 * LIFE_SECONDS, np.float32(age))
+    packet = np.exp(-np.square(behind / np.where(behind > 0, 0.55, 1.2)))
+    height = 1.5 * drop.size * np.exp(-1.0 * age) * smoothstep(LIFE_SECONDS, 0.7 * LIFE_SECONDS, np.float32(age))
     slope[top:bottom, left:right] += height * packet * np.cos(2 * np.pi * behind)
 
 
@@ -132,7 +132,7 @@ def _lay_pad(spec: SceneSpec, canvas: Canvas, frames: Field, slope: Field, flowe
     rng = canvas.rng
     x, y = canvas.grid
     at_x, at_y = rng.uniform(0.05, 0.95), rng.uniform(0.15, 0.95)
-    radius = rng.uniform(0.07, 0.12) * _perspective(at_y) * (1.0 if spec.distance == "near" else 0.55)
+    radius = rng.uniform(0.12, 0.18) * _perspective(at_y) * (1.0 if spec.distance == "near" else 0.6)
     across, down = x - at_x, (y - at_y) / SQUASH
     away, angle = np.hypot(across, down) / radius, np.arctan2(down, across) - rng.uniform(-np.pi, np.pi)
     notch = smoothstep(0.16, 0.24, np.abs((angle + np.pi) % (2 * np.pi) - np.pi))

@@ -1,0 +1,93 @@
+"""Captions say what the scene shows, only that, and never use the words kept for the evaluation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from training import captions
+from training.scenes import FAMILIES, sample_spec
+from training.scenes.base import SceneSpec
+
+
+def many(spec: SceneSpec, count: int = 200) -> list[str]:
+    rng = np.random.default_rng(5)
+    return [captions.caption(spec, rng).lower() for _ in range(count)]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_captions_name_the_subject(family: str) -> None:
+    spec = sample_spec(np.random.default_rng(1), family)
+    last_words = {subject.split()[-1] for subject in captions.subjects(spec)}
+    assert all(any(word in text for word in last_words) for text in many(spec, 50))
+
+
+def test_every_caption_is_unambiguous_about_side_and_distance() -> None:
+    spec = SceneSpec("lava", time_of_day="night", distance="far", side="left")
+    texts = many(spec)
+    assert any("left" in text for text in texts)
+    assert any("far" in text or "distance" in text for text in texts)
+    assert not any("right" in text or "close" in text or "near" in text or "sunset" in text for text in texts)
+
+
+def test_opposite_attributes_get_opposite_words() -> None:
+    spec = SceneSpec("meadow", time_of_day="sunset", strength="weak", seed=1)
+    assert any("gentle" in text for text in many(spec))
+    assert not any("gentle" in text for text in many(replace(spec, strength="strong")))
+    assert not any(re.search(r"sun(set|down)", text) for text in many(replace(spec, time_of_day="day")))
+
+
+def test_attributes_are_sometimes_left_out() -> None:
+    texts = many(SceneSpec("underwater", side="right"))
+    share = np.mean(["right" in text for text in texts])
+    assert 0.4 < share < 0.7
+
+
+def test_attributes_that_do_not_vary_are_not_named() -> None:
+    assert not any(re.search(r"\b(left|near|close)\b", text) for text in many(SceneSpec("aurora", side="left")))
+
+
+def test_background_is_named_only_when_there_is_one() -> None:
+    alone = SceneSpec("fireworks", time_of_day="night")
+    words = re.compile(r"\b(sea|waves|beach|ocean)\b")
+    assert not any(words.search(text) for text in many(alone))
+    assert np.mean([bool(words.search(text)) for text in many(replace(alone, background="sea"))]) > 0.85
+
+
+def test_wheat_is_yellow_and_grass_is_green() -> None:
+    wheat, grass = SceneSpec("meadow", seed=3), SceneSpec("meadow", seed=4)
+    assert all(re.search(r"wheat|field", text) for text in many(wheat, 50))
+    assert not any(re.search(r"wheat|golden", text) for text in many(grass, 50))
+
+
+@pytest.mark.parametrize(
+    ("noun", "adjective", "expected"),
+    [("an aurora", "faint", "a faint aurora"), ("the sea", "rough", "the rough sea"), ("flames", "low", "low flames")],
+)
+def test_adjectives_get_the_right_article(noun: str, adjective: str, expected: str) -> None:
+    assert captions.with_adjective(noun, adjective) == expected
+    assert captions.with_adjective("a fire", "intense") == "an intense fire"
+
+
+def test_held_out_words_never_appear_in_the_grammar() -> None:
+    texts = [text.lower() for text, _ in captions.grammar_prompts(1500, seed=11)]
+    pattern = re.compile(r"\b(" + "|".join(captions.HELD_OUT_WORDS) + r")\b")
+    assert [text for text in texts if pattern.search(text)] == []
+    assert len(set(texts)) > 1000
+
+
+def test_grammar_prompts_cover_all_families_and_repeat() -> None:
+    prompts = captions.grammar_prompts(2 * len(FAMILIES), seed=2)
+    assert prompts == captions.grammar_prompts(2 * len(FAMILIES), seed=2)
+    assert {spec.family for _, spec in prompts} == set(FAMILIES)
+
+
+def test_holdout_prompts_are_twenty_and_outside_the_grammar() -> None:
+    prompts = captions.holdout_prompts()
+    known = {text.lower() for text, _ in captions.grammar_prompts(1500, seed=3)}
+    assert len(prompts) == 20
+    assert not known & {text.lower() for text, _ in prompts}
+    assert len({family for _, family in prompts}) == 14

@@ -1,0 +1,151 @@
+"""Every scene family: shapes, levels, determinism, and that its attributes are seen and heard."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from training.scenes import ALL_TIMES, FAMILIES, PAIRS, TIMES, render, sample_spec
+from training.scenes.base import SAMPLE_RATE, Clip, Field, SceneSpec
+
+SIZE, FRAMES, FPS = 48, 12, 12
+SOUND_FRAMES = 36
+EVERY = sorted(FAMILIES)
+
+
+def varying(attribute: str) -> list[str]:
+    return [family for family in EVERY if attribute in FAMILIES[family].VARIES]
+
+
+def spec_of(family: str) -> SceneSpec:
+    return SceneSpec(family, time_of_day=TIMES.get(family, ALL_TIMES)[-1], seed=4)  # type: ignore[arg-type]
+
+
+def rms(sound: Field) -> float:
+    return float(np.sqrt(np.mean(np.square(sound))))
+
+
+@cache
+def clip_of(spec: SceneSpec, num_frames: int = FRAMES) -> Clip:
+    return render(spec, num_frames, FPS, SIZE)
+
+
+def test_there_are_fourteen_families() -> None:
+    assert len(FAMILIES) == 14
+    assert all(name == module.FAMILY for name, module in FAMILIES.items())
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_clip_has_the_right_shape_and_levels(family: str) -> None:
+    clip = clip_of(spec_of(family))
+    assert clip.frames.shape == (FRAMES, SIZE, SIZE, 3)
+    assert clip.sound.shape == (2, FRAMES * SAMPLE_RATE // FPS)
+    assert clip.frames.dtype == clip.sound.dtype == np.float32
+    assert np.isfinite(clip.frames).all()
+    assert np.isfinite(clip.sound).all()
+    assert clip.frames.min() >= 0
+    assert clip.frames.max() <= 1
+    assert np.abs(clip.sound).max() <= 1
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_picture_has_contrast_and_moves(family: str) -> None:
+    frames = clip_of(spec_of(family)).frames
+    assert frames.std(axis=(1, 2, 3)).min() > 0.02
+    assert np.abs(np.diff(frames, axis=0)).max() > 0.03
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_same_spec_same_clip_other_seed_other_clip(family: str) -> None:
+    spec = spec_of(family)
+    again, other = render(spec, FRAMES, FPS, SIZE), render(replace(spec, seed=5), FRAMES, FPS, SIZE)
+    np.testing.assert_array_equal(clip_of(spec).frames, again.frames)
+    np.testing.assert_array_equal(clip_of(spec).sound, again.sound)
+    assert np.abs(clip_of(spec).frames - other.frames).max() > 0.05
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_events_lie_inside_the_clip(family: str) -> None:
+    for event in clip_of(spec_of(family), SOUND_FRAMES).events:
+        assert 0 <= event.frame < SOUND_FRAMES
+        assert -0.1 <= event.position <= 1.1
+
+
+@pytest.mark.parametrize("family", varying("distance"))
+def test_near_is_louder_than_far(family: str) -> None:
+    spec = spec_of(family)
+    near, far = (clip_of(replace(spec, distance=distance), SOUND_FRAMES) for distance in ("near", "far"))
+    assert rms(near.sound) > 1.3 * rms(far.sound)
+
+
+@pytest.mark.parametrize("family", [family for family in varying("side") if family != "night_sky"])
+def test_left_is_louder_on_the_left(family: str) -> None:
+    spec = spec_of(family)
+    left, right = (clip_of(replace(spec, side=side), SOUND_FRAMES).sound for side in ("left", "right"))
+    assert rms(left[0]) > 1.15 * rms(left[1])
+    assert rms(right[1]) > 1.15 * rms(right[0])
+
+
+def test_the_moon_stands_on_its_side() -> None:
+    left, right = (
+        clip_of(replace(spec_of("night_sky"), side=side)).frames.mean(axis=(0, 1, 3)) for side in ("left", "right")
+    )
+    assert left[: SIZE // 2].mean() > left[SIZE // 2 :].mean()
+    assert right[: SIZE // 2].mean() < right[SIZE // 2 :].mean()
+
+
+@pytest.mark.parametrize("family", varying("strength"))
+def test_strong_is_louder_than_weak(family: str) -> None:
+    spec = spec_of(family)
+    strong, weak = (clip_of(replace(spec, strength=strength), SOUND_FRAMES) for strength in ("strong", "weak"))
+    assert rms(strong.sound) > 1.2 * rms(weak.sound)
+
+
+@pytest.mark.parametrize("family", varying("time_of_day"))
+def test_time_of_day_changes_the_light(family: str) -> None:
+    spec = spec_of(family)
+    first, last = (
+        clip_of(replace(spec, time_of_day=time)) for time in (TIMES.get(family, ALL_TIMES)[0], spec.time_of_day)
+    )
+    assert np.abs(first.frames.mean(axis=(0, 1, 2)) - last.frames.mean(axis=(0, 1, 2))).max() > 0.04
+
+
+def test_a_calm_night_is_silent() -> None:
+    assert rms(clip_of(replace(spec_of("night_sky"), strength="weak")).sound) < 0.002
+
+
+def test_a_plop_is_heard_in_the_frame_of_its_drop() -> None:
+    clip = clip_of(replace(spec_of("pond"), strength="weak"), SOUND_FRAMES)
+    step = SAMPLE_RATE // FPS
+    level = np.sqrt(np.mean(np.square(clip.sound.reshape(2, SOUND_FRAMES, step)), axis=(0, 2)))
+    assert clip.events
+    assert all(level[event.frame] > 5 * np.median(level) for event in clip.events)
+
+
+@pytest.mark.parametrize(("front", "back"), PAIRS)
+def test_a_background_is_seen_and_heard(front: str, back: str) -> None:
+    alone = replace(spec_of(front), time_of_day="night")
+    both = clip_of(replace(alone, background=back))
+    assert np.abs(both.frames - clip_of(alone).frames).mean() > 0.01
+    assert both.sound.shape == clip_of(alone).sound.shape
+    assert np.abs(both.sound - clip_of(alone).sound).max() > 0.005
+
+
+def test_sampled_specs_are_valid() -> None:
+    rng = np.random.default_rng(0)
+    specs = [sample_spec(rng) for _ in range(300)]
+    assert {spec.family for spec in specs} == set(FAMILIES)
+    for spec in specs:
+        assert spec.time_of_day in TIMES.get(spec.family, ALL_TIMES)
+        assert spec.background is None or (spec.family, spec.background) in PAIRS
+        assert "distance" in FAMILIES[spec.family].VARIES or spec.distance == "near"
+    assert any(spec.background for spec in specs)
+
+
+@pytest.mark.parametrize("spec", [SceneSpec("city"), SceneSpec("rain", background="sea")])
+def test_impossible_specs_are_refused(spec: SceneSpec) -> None:
+    with pytest.raises(ValueError, match="use one of"):
+        render(spec, 2, FPS, 32)
