@@ -5,44 +5,54 @@
 
 from __future__ import annotations
 
-import importlib
 import zlib
 from dataclasses import replace
-from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
-from training.scenes.base import Canvas, Clip, SceneSpec
-
-NAMES = (
-    "fire",
-    "sea",
-    "rain",
-    "snow",
-    "waterfall",
-    "clouds",
-    "smoke",
-    "night_sky",
-    "aurora",
-    "fireworks",
-    "lava",
-    "meadow",
-    "underwater",
-    "pond",
+from training.scenes import (
+    aurora,
+    clouds,
+    fire,
+    fireworks,
+    lava,
+    meadow,
+    night_sky,
+    pond,
+    rain,
+    sea,
+    smoke,
+    snow,
+    underwater,
+    waterfall,
 )
+from training.scenes.base import Canvas, Clip, Scene, SceneSpec
+
+FAMILIES: dict[str, Scene] = {
+    "fire": fire,
+    "sea": sea,
+    "rain": rain,
+    "snow": snow,
+    "waterfall": waterfall,
+    "clouds": clouds,
+    "smoke": smoke,
+    "night_sky": night_sky,
+    "aurora": aurora,
+    "fireworks": fireworks,
+    "lava": lava,
+    "meadow": meadow,
+    "underwater": underwater,
+    "pond": pond,
+}
 
 
-def _present() -> dict[str, ModuleType]:
-    found = {}
-    for name in NAMES:
-        try:
-            found[name] = importlib.import_module(f"training.scenes.{name}")
-        except ImportError:
-            continue
-    return found
+class _Foreground(Protocol):
+    def render(self, spec: SceneSpec, canvas: Canvas, background: Clip | None = None) -> Clip: ...
 
 
-FAMILIES = _present()
+FOREGROUNDS: dict[str, _Foreground] = {"fire": fire, "fireworks": fireworks}
+"""Families that can stand before another one."""
 
 PAIRS = [("fire", "sea"), ("fireworks", "sea")]
 """(front, background): the pairs that ``SceneSpec.background`` may name."""
@@ -93,7 +103,7 @@ def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256
         return FAMILIES[spec.family].render(spec, canvas)
     if (spec.family, spec.background) not in PAIRS:
         raise ValueError(f"{spec.family!r} cannot stand before {spec.background!r}: use one of {PAIRS}")
-    return FAMILIES[spec.family].render(spec, canvas, background=render(behind(spec), num_frames, fps, size))
+    return FOREGROUNDS[spec.family].render(spec, canvas, background=render(behind(spec), num_frames, fps, size))
 
 
 def behind(spec: SceneSpec) -> SceneSpec:
