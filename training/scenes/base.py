@@ -250,7 +250,7 @@ def enlarge(frames: Field) -> Field:
 
 
 def dots(size: int, x: Field, y: Field, weight: Field, sigma: float) -> Field:
-    """Soft round dots at (x, y) in [0, 1] with a peak of ``weight`` each and a radius of ``sigma`` pixels, (size, size)."""
+    """Soft round dots at (x, y) in [0, 1] of peak ``weight`` and radius ``sigma`` pixels each, (size, size)."""
     column, row = x * size - 0.5, y * size - 0.5
     picture = np.zeros((size + 2) * (size + 2), np.float32)
     left, top = np.floor(column).astype(int), np.floor(row).astype(int)

@@ -81,7 +81,7 @@ def _cracks(canvas: Canvas, strength: str) -> list[int]:
 
 
 def _flare(canvas: Canvas, cracks: list[int]) -> Field:
-    """Vigour of the fire per frame: about 1 and wandering, with a jump at each crack that dies in a third of a second."""
+    """Vigour of the fire per frame: about 1 and wandering, with a short jump at each crack."""
     vigour = 1.0 + 0.08 * slow_noise(canvas.rng, canvas.num_frames, 2.0)
     age = np.arange(canvas.num_frames)
     for frame in cracks:
@@ -148,7 +148,7 @@ def _logs(
     frames: Field, spec: SceneSpec, canvas: Canvas, flare: Field, place: float, foot: float, scale: float
 ) -> None:
     """Draws crossed logs with glowing cracks over the foot of the flames, in place."""
-    rng, (x, y) = canvas.rng, canvas.grid
+    rng, (x, _) = canvas.rng, canvas.grid
     ember = smoothstep(0.3, 1.4, fractal(rng, canvas.size, 1.3, 6))[..., None] * GLOW
     for angle in (0.3, -0.26, rng.uniform(-0.08, 0.08)):
         along = np.array((np.cos(angle), np.sin(angle))) * scale * rng.uniform(0.17, 0.22)

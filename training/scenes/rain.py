@@ -1,8 +1,8 @@
 """A thunderstorm over open country: driven rain, low clouds, lightning and its thunder.
 
-Drops fall at one speed per depth, so near streaks are longer and faster than far ones. A lightning bolt lights the clouds
-in the frame in which it strikes; sound needs 3 s a kilometre, so its thunder starts 0.25 s later when the storm is near
-and 1.5 s later when it is far, duller and softer by then. The amount of rain (``strength``) sets streaks and hiss alike.
+Drops fall at one speed per depth, so near streaks are longer and faster than far ones. A bolt lights the clouds in the
+frame in which it strikes; sound needs 3 s a kilometre, so its thunder starts 0.25 s later when the storm is near and
+1.5 s later when it is far, duller and softer by then. The amount of rain (``strength``) sets streaks and hiss alike.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _rain(frames: Field, canvas: Canvas, strong: bool, horizon: float, flash: Fi
     slant = rng.uniform(-0.3, 0.3)
     unit = size / 256
     for depth, (length, speed, alpha) in enumerate(((9, 0.75, 0.28), (17, 1.2, 0.34), (30, 1.8, 0.42))):
-        count = int(((700, 260, 70) if strong else (150, 55, 16))[depth])
+        count = int(((420, 200, 70) if strong else (150, 55, 16))[depth])
         tile = _streaks(rng, size, count, length * unit, slant, (0.5, 0.65, 0.9)[depth] * unit)
         step = speed * size / canvas.fps
         for frame in range(canvas.num_frames):

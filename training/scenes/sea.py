@@ -2,8 +2,8 @@
 
 The sea is a plane in perspective: a row y below the horizon lies at distance 1 / (y - horizon), and swell crests are
 lines of constant distance that travel towards the viewer. Every few seconds a crest reaches the shallows, breaks, and
-its foam runs up the sand and drains back. The position of that water line (``_run``) gives the picture of the foam, and
-its breaking gives the sound: a swell while the breaker nears, a crash when it reaches the shore, a hiss while it drains.
+its foam runs up the sand and drains back. The position of that water line (``_run``) gives the picture of the foam,
+and its breaking gives the sound: a swell while it nears, a crash when it reaches the shore, a hiss while it drains.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _water(spec: SceneSpec, canvas: Canvas, horizon: float, shore: float, strong
 
 
 def _run(age: Field, period: float) -> Field:
-    """Water line of one wave by the seconds since its crash: -1 far out, 0 the shore, 1 the highest point on the sand."""
+    """Water line of one wave by the seconds since its crash: -1 far out, 0 the shore, 1 the highest on the sand."""
     rise, drain = 0.22 * period, 0.9 * period
     inward = np.clip(age / (0.45 * period), -1, 0)
     up = np.sin(0.5 * np.pi * np.clip(age / rise, 0, 1))
@@ -133,7 +133,7 @@ def _run(age: Field, period: float) -> Field:
 def _surf(
     canvas: Canvas, crashes: list[int], period: float, shore: float, reach: float, run_up: float
 ) -> tuple[Field, Field, Field]:
-    """Water line ``edge``, foam ``cover`` and how wet the sand is, each (T, h, w) (edge is a y, the others in [0, 1])."""
+    """Water line ``edge``, foam ``cover`` and how wet the sand is, each (T, h, w); edge is a y, others in [0, 1]."""
     rng, (x, y) = canvas.rng, canvas.grid
     t = canvas.seconds[:, None, None]
     texture, smooth = fractal(rng, 256, 1.5, 3), fractal(rng, 256, 2.3, 2)

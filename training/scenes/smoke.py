@@ -1,8 +1,8 @@
 """Smoke rising from the chimney of a house or from a smouldering heap, bent by the wind.
 
-Smoke seen at a height left the source as long ago as it takes to rise there; the wind has carried it sideways since, and
-it has widened by mixing with air. So everything about the plume (puffs, meanders) is a function of its time of emission
-and travels up with it. The same puffs set the level of a soft hiss; the wind adds a low rustle.
+Smoke seen at a height left the source as long ago as it takes to rise there; the wind has carried it sideways since,
+and it has widened by mixing with air. So everything about the plume (puffs, meanders) is a function of its time of
+emission and travels up with it. The same puffs set the level of a soft hiss; the wind adds a low rustle.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     half = Canvas(canvas.num_frames, canvas.fps, canvas.size // 2, rng)
     shade, alpha = _plume(half, place, mouth, lean, strong)
     light = np.array(LIGHT[spec.time_of_day], np.float32) * (2.5 if spec.time_of_day == "night" else 1.0)
-    if spec.time_of_day == "sunset":
-        light = 0.55 + 0.45 * light
+    if spec.time_of_day != "day":
+        light = 0.55 * light.mean() + 0.45 * light + (0.25 if spec.time_of_day == "sunset" else 0.0)
     tone = np.array(SMOKE_TONES[int(rng.integers(3 if spec.time_of_day == "day" else 1))], np.float32) * light
     frames = np.empty((canvas.num_frames, canvas.size, canvas.size, 3), np.float32)
     for frame, (dark, cover) in enumerate(zip(enlarge(shade), enlarge(alpha), strict=True)):

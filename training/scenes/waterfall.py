@@ -1,8 +1,8 @@
 """A waterfall: water that accelerates down a cliff into a pool, with mist where it lands.
 
 A parcel that left the lip t seconds ago has fallen as t squared, so the streaks of the column are a texture read at
-(x, fall time of this height - clock): they stretch and speed up on the way down. The amount of water (``strength``) sets
-the width of the column, the mist and the level of the roar, which is steady noise placed where the water lands.
+(x, fall time of this height - clock): they stretch and speed up on the way down. The amount of water (``strength``)
+sets the width of the column, the mist and the level of the roar, which is steady noise placed where the water lands.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     width = (0.15 if near else 0.058) * (1.0 if strong else 0.42)
     half = Canvas(canvas.num_frames, canvas.fps, canvas.size // 2, rng)
     still = _cliff(spec, half, top, foot, place, near)
-    light = 0.15 + 0.85 * _light(spec)
-    frames = over(still, *_pool(half, light, still, foot, place, width))
+    light = 0.28 + 0.72 * _light(spec)
+    frames = over(still, *_pool(half, light, foot, place, width))
     frames = over(frames, *_column(half, light, top, foot, place, width))
     frames = over(frames, np.minimum(light * 0.97, 1.0), _mist(half, foot, place, width, strong))
     return Clip(np.clip(enlarge(frames.astype(np.float32)), 0, 1), _sound(spec, canvas, place))
@@ -109,7 +109,7 @@ def _column(canvas: Canvas, light: Field, top: float, foot: float, place: float,
     return (white * light).astype(np.float32), (cover * (0.88 + 0.1 * np.clip(streak, -1.5, 1))).astype(np.float32)
 
 
-def _pool(canvas: Canvas, light: Field, still: Field, foot: float, place: float, width: float) -> tuple[Field, Field]:
+def _pool(canvas: Canvas, light: Field, foot: float, place: float, width: float) -> tuple[Field, Field]:
     """Colour (T, h, w, 3) and coverage (h, w) of the pool, whose rings run out from where the water lands."""
     rng, (x, y) = canvas.rng, canvas.grid
     t = canvas.seconds[:, None, None]
