@@ -41,11 +41,11 @@ SUBJECTS = (
     "bursting fireworks",
 )
 
-PER_SECOND = {"weak": 0.55, "strong": 1.5}
-RADIUS = {"near": 0.27, "far": 0.12}
+PER_SECOND = {"weak": 0.75, "strong": 1.6}
+RADIUS = {"near": 0.28, "far": 0.15}
 DELAY_SECONDS = {"near": 0.0, "far": 0.5}
 RISE_FRAMES = 8
-SPARK_FRAMES = 20
+SPARK_FRAMES = 24
 GROUND = 0.82
 """y from which the shells rise."""
 SEA_HORIZON = 0.46
