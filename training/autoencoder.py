@@ -1,0 +1,156 @@
+"""The autoencoder's two parts: `fit` finds the linear map in closed form, `train` teaches the residual decoder.
+
+    python -m training.autoencoder fit
+    python -m training.autoencoder train --minutes 15
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from libs.families.diorama.autoencoder import FRAMES, AutoencoderDiorama, patchify
+from training.scenes import FAMILIES, render, sample_spec
+
+MODEL = Path("models/diorama/vae")
+CHECKPOINT = Path("training/cache/decoder.pt")
+LATENT_CHANNELS = 48
+
+
+def to_tensor(frames: np.ndarray) -> Tensor:
+    """(T, H, W, 3) float in [0, 1] or uint8 -> (1, 3, T, H, W) float32 in [-1, 1]."""
+    video = torch.from_numpy(np.ascontiguousarray(frames)).float()
+    video = video / 255.0 if frames.dtype == np.uint8 else video
+    return (video * 2 - 1).permute(3, 0, 1, 2)[None]
+
+
+def fit(clips_per_family: int = 10, patches_per_clip: int = 900, seed: int = 1) -> AutoencoderDiorama:
+    """Principal components of patches from every family, half whitened; one in eight patches is a still one (frame 0)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for family in FAMILIES:
+        for _ in range(clips_per_family):
+            video = to_tensor(render(sample_spec(rng, family), num_frames=17).frames)
+            still = video[:, :, :1].expand(-1, -1, FRAMES, -1, -1)
+            moving = patchify(video[:, :, 1:]).flatten(0, 3)
+            still = patchify(still).flatten(0, 3)
+            rows.append(moving[torch.randperm(len(moving))[:patches_per_clip]])
+            rows.append(still[torch.randperm(len(still))[: patches_per_clip // 7]])
+        print(f"fit: {family}", flush=True)
+    patches = torch.cat(rows).double()
+    mean = patches.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
+    values, vectors = values.flip(0)[:LATENT_CHANNELS], vectors.flip(1)[:, :LATENT_CHANNELS]
+    deviation = values.sqrt()
+    kept = float(values.sum() / torch.cov((patches - mean).T).diagonal().sum())
+    print(f"fit: {LATENT_CHANNELS} of {len(mean)} components keep {kept:.2%} of the variance")
+    autoencoder = AutoencoderDiorama(latent_channels=LATENT_CHANNELS)
+    autoencoder.mean.copy_(mean)
+    autoencoder.basis.copy_(vectors.T)
+    autoencoder.scale.copy_((deviation[0] * deviation).sqrt())
+    return autoencoder
+
+
+def train(minutes: float, num_clips: int = 280, crop: int = 128, batch: int = 6, learning_rate: float = 2e-3) -> None:
+    """L1 on random crops of rendered clips, with a term on differences in space and time, against flicker and blocks."""
+    autoencoder = AutoencoderDiorama.from_pretrained(MODEL)
+    parameters = list(autoencoder.residual.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
+    step, spent = 0, 0.0
+    if CHECKPOINT.exists():
+        state = torch.load(CHECKPOINT, weights_only=True)
+        autoencoder.residual.load_state_dict(state["residual"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["seconds"]
+    rng = np.random.default_rng(step + 7)
+    clips = _crops_cache(num_clips)
+    started = saved = time.monotonic()
+    losses: list[float] = []
+    while (elapsed := spent + time.monotonic() - started) < minutes * 60:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, step / 50 + 0.02) * max(0.05, 1 - elapsed / (minutes * 60))
+        video = _random_crops(clips, rng, batch, crop)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                latents = autoencoder.encode(video)
+                linear = autoencoder.decode_linear(latents)
+            decoded = autoencoder.decode(latents)
+            loss = reconstruction_loss(decoded.float(), video)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        losses.append(float(loss))
+        if step % 50 == 0:
+            base = float(reconstruction_loss(linear.float(), video))
+            print(f"decoder step {step} loss {np.mean(losses[-50:]):.4f} (linear alone {base:.4f})", flush=True)
+        if time.monotonic() - saved > 120:
+            saved = time.monotonic()
+            _save(autoencoder, optimizer, step, elapsed)
+    _save(autoencoder, optimizer, step, minutes * 60)
+    autoencoder.to(torch.float16).save_pretrained(MODEL)
+
+
+def reconstruction_loss(decoded: Tensor, video: Tensor) -> Tensor:
+    """Charbonnier on values, and on differences to the neighbour in x, y and t."""
+    loss = _charbonnier(decoded - video)
+    for dim in (2, 3, 4):
+        loss = loss + 0.5 * _charbonnier(decoded.diff(dim=dim) - video.diff(dim=dim))
+    return loss
+
+
+def _charbonnier(error: Tensor) -> Tensor:
+    return (error.square() + 1e-4).sqrt().mean()
+
+
+def _save(autoencoder: AutoencoderDiorama, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+    partial = CHECKPOINT.with_suffix(".tmp")
+    state = {"residual": autoencoder.residual.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**state, "step": step, "seconds": seconds}, partial)
+    partial.replace(CHECKPOINT)
+
+
+def _crops_cache(num_clips: int) -> np.ndarray:
+    """Rendered frames, uint8 (clips, 13, 256, 256, 3), kept in the cache folder."""
+    path = Path("training/cache/decoder_clips.npy")
+    if not path.exists():
+        rng = np.random.default_rng(99)
+        families = list(FAMILIES)
+        clips = [
+            (render(sample_spec(rng, families[i % len(families)]), num_frames=13).frames * 255).round().astype(np.uint8)
+            for i in range(num_clips)
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.stack(clips))
+    return np.load(path, mmap_mode="r")
+
+
+def _random_crops(clips: np.ndarray, rng: np.random.Generator, batch: int, crop: int) -> Tensor:
+    """Crops aligned to the patch grid, (B, 3, 13, crop, crop)."""
+    crops = []
+    for index in rng.integers(len(clips), size=batch):
+        y, x = rng.integers((256 - crop) // 16 + 1, size=2) * 16
+        crops.append(to_tensor(clips[index][:, y : y + crop, x : x + crop]))
+    return torch.cat(crops)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["fit", "train"])
+    parser.add_argument("--minutes", type=float, default=15.0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    if arguments.part == "fit":
+        fit().to(torch.float16).save_pretrained(MODEL)
+    else:
+        train(arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()

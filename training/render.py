@@ -1,0 +1,91 @@
+"""Renders the training clips once and keeps what training reads: latents, small frames, sound and captions.
+
+    python -m training.render --clips 2400 --processes 2
+
+Writes ``training/cache/clips/{index:05d}.npz``; a clip that exists is not rendered again, so the command can be
+stopped and repeated. Families take turns, so any prefix of the set is balanced. Clips with an index divisible by 20 are
+held out of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from libs.families.diorama.autoencoder import FRAMES, AutoencoderDiorama
+from training.autoencoder import MODEL, to_tensor
+from training.captions import caption
+from training.scenes import FAMILIES, render, sample_spec
+
+CLIPS = Path("training/cache/clips")
+NUM_FRAMES = 61
+CAPTIONS_PER_CLIP = 8
+HELD_OUT_EVERY = 20
+
+
+def render_clip(index: int, autoencoder: AutoencoderDiorama) -> None:
+    """One file: latents (C, 16, 16, 16) and still latents of every fourth frame (C, 16, 16, 16) as float16, frames64
+    (T, 64, 64, 3) uint8, sound (2, N) int16, and ``meta`` as JSON text with spec, captions and events."""
+    path = CLIPS / f"{index:05d}.npz"
+    if path.exists():
+        return
+    rng = np.random.default_rng([2026, index])
+    families = list(FAMILIES)
+    spec = sample_spec(rng, families[index % len(families)])
+    clip = render(spec, num_frames=NUM_FRAMES)
+    video = to_tensor(clip.frames)
+    stills = video[0, :, ::FRAMES].transpose(0, 1)[:, :, None]
+    with torch.inference_mode():
+        latents = autoencoder.encode(video)[0]
+        still_latents = autoencoder.encode(stills)[:, :, 0].transpose(0, 1)
+    frames = clip.frames.reshape(NUM_FRAMES, 64, 4, 64, 4, 3).mean(axis=(2, 4))
+    captions = sorted({caption(spec, rng) for _ in range(CAPTIONS_PER_CLIP)})
+    meta = {"spec": asdict(spec), "captions": captions, "events": [asdict(event) for event in clip.events]}
+    partial = path.with_suffix(".tmp.npz")
+    np.savez(
+        partial,
+        latents=latents.half().numpy(),
+        still_latents=still_latents.half().numpy(),
+        frames64=(frames * 255).round().clip(0, 255).astype(np.uint8),
+        sound=(clip.sound.clip(-1, 1) * 32767).astype(np.int16),
+        meta=np.array(json.dumps(meta, default=float)),
+    )
+    partial.rename(path)
+
+
+def _work(first: int, step: int, count: int) -> None:
+    torch.set_num_threads(1)
+    autoencoder = AutoencoderDiorama.from_pretrained(MODEL)
+    for index in range(first, count, step):
+        render_clip(index, autoencoder)
+        if index % 100 == 0:
+            print(f"rendered {index} of {count}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=2400)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    CLIPS.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_work, args=(first, arguments.processes, arguments.clips))
+        for first in range(arguments.processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a rendering process failed; see above")
+
+
+if __name__ == "__main__":
+    main()
