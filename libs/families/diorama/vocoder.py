@@ -2,12 +2,12 @@
 
 Fire, rain, surf, wind and thunder are noise whose spectrum changes, so the levels of bands of noise are all there is to
 know about them. Both directions use one filter bank: each band is cut out of the spectrum of the *whole* clip and
-sampled at its own rate (a non-stationary Gabor transform: Balazs et al. 2011, "Theory, implementation and applications
-of nonstationary Gabor frames"). A band twice as wide resolves time twice as finely: a clap that starts in one hop starts
-there after the round trip too, without the pre-echo of a spectrogram with one long window.
+sampled at its own rate (a non-stationary Gabor transform: Balazs et al. 2011, "Theory, implementation and
+applications of nonstationary Gabor frames"). A band twice as wide resolves time twice as finely: a clap that starts in
+one hop starts there after the round trip too, without the pre-echo of a spectrogram with one long window.
 
-Units: an envelope holds decibels of mean square relative to full scale, so that the powers of all bands of a channel add
-up to the mean square of its samples. ``FLOOR_DB`` means silence.
+Units: an envelope holds decibels of mean square relative to full scale, so that the powers of all bands of a channel
+add up to the mean square of its samples. ``FLOOR_DB`` means silence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LINEAR_BELOW_HZ = 1_000.0
 """Bands are equally wide well below this frequency and equally wide in octaves well above it, as in a mel scale."""
 
 PAD_COLUMNS = 16
-"""Columns added before and after a clip, so that its end does not ring into its beginning (the transform is circular)."""
+"""Columns added before and after a clip: the transform is circular, the end would ring into the beginning."""
 
 COHERENCE_LOW, COHERENCE_HIGH = 0.85, 0.3
 """Share of a channel's noise power that both channels have in common, in the lowest and in the highest band. All of it
@@ -87,7 +87,7 @@ def limit(sound: NDArray[np.floating]) -> NDArray[np.float32]:
     """Keeps samples below 0.95: what is below 0.5 is unchanged, above it bends towards 0.95 (tanh)."""
     size = np.abs(sound)
     bent = 0.5 + 0.45 * np.tanh((size - 0.5) / 0.45)
-    return (np.sign(sound) * np.where(size <= 0.5, size, bent)).astype(np.float32)
+    return np.asarray(np.sign(sound) * np.where(size <= 0.5, size, bent), np.float32)
 
 
 def _shaped_spectrum(amplitude: NDArray[np.float64], seed: int) -> NDArray[np.complex128]:
