@@ -41,7 +41,7 @@ class FolderStore:
         with _disk_errors_named(ref), self._path_of(ref).open("rb") as file:
             write_atomically(path, chunks_of(file), expected=ref)
 
-    def url(self, ref: Ref, expires: timedelta) -> str:
+    def url(self, ref: Ref, expires: timedelta) -> str:  # noqa: ARG002 (the port's signature)
         """The file's own URL; a folder cannot make it expire."""
         return self._path_of(ref).as_uri()
 
@@ -58,7 +58,7 @@ class FolderStore:
         return Ref(path.as_uri(), media_type, size_bytes, sha256)
 
     def _path_of(self, ref: Ref) -> Path:
-        """The file of ``ref``. A path that leads out of the folder, also through a link, does not exist for this store."""
+        """The file of ``ref``. What leads out of the folder, also through a link, does not exist for this store."""
         parts = urlsplit(ref.uri)
         path = Path(unquote(parts.path)).resolve()
         if parts.scheme != "file" or parts.netloc or not path.is_relative_to(self._folder):

@@ -39,7 +39,7 @@ class MemoryStore:
     def get_file(self, ref: Ref, path: Path) -> None:
         write_atomically(path, [self.get(ref)])
 
-    def url(self, ref: Ref, expires: timedelta) -> str:
+    def url(self, ref: Ref, expires: timedelta) -> str:  # noqa: ARG002 (the port's signature)
         """The URI itself: nothing outside this process can read it."""
         return ref.uri
 

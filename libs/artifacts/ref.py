@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["AttemptPrefix", "Ref", "checked_key"]
 
-_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class AttemptPrefix:
 def checked_key(key: str) -> str:
     """Return ``key``, or raise ValueError.
 
-    A key is segments joined by ``/``; each begins with a letter or digit and goes on with letters, digits, ``.``, ``_``
-    or ``-``. So ``..``, an absolute path, an empty segment and a hidden file are all refused.
+    A key is segments joined by ``/``; each is letters, digits, ``.``, ``_`` or ``-`` and does not begin with ``.``. So
+    ``..``, an absolute path, an empty segment and a hidden file are all refused.
     """
     for segment in key.split("/"):
         if not _SEGMENT.fullmatch(segment):
-            raise ValueError(f"artifact key {key!r}: {segment!r} must be 1 to 128 letters, digits, '.', '_' or '-'")
+            raise ValueError(
+                f"artifact key {key!r}: {segment!r} must be 1 to 128 of A-Z a-z 0-9 . _ - not beginning with ."
+            )
     return key

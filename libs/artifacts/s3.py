@@ -140,7 +140,7 @@ class S3Store:
             return missing(ref)
         if error.code in _REFUSED_CODES:
             return FailedPrecondition(
-                f"the artifact store refuses bucket {self._bucket} ({error.code}); check the bucket's name and the keys",
+                f"the artifact store refuses bucket {self._bucket} ({error.code}); check its name and the access keys",
                 reason="STORE_REFUSED",
                 code=str(error.code),
             )

@@ -14,8 +14,8 @@ __all__ = ["Store"]
 class Store(Protocol):
     """Synchronous and thread-safe; async callers go through ``asyncio.to_thread``.
 
-    Keys are checked by `checked_key` (ValueError). Reading raises FailedPrecondition with reason ``ARTIFACT_MISSING`` or
-    ``ARTIFACT_ALTERED``; a store that does not answer raises Unavailable with reason ``STORE_UNAVAILABLE``.
+    Keys are checked by `checked_key` (ValueError). Reading raises FailedPrecondition with reason ``ARTIFACT_MISSING``
+    or ``ARTIFACT_ALTERED``; a store that does not answer raises Unavailable with reason ``STORE_UNAVAILABLE``.
     """
 
     def put(self, key: str, data: bytes, media_type: str) -> Ref:

@@ -22,7 +22,7 @@ class Catalog:
 
     @classmethod
     def read(cls, models_dir: Path) -> Self:
-        """Every folder of ``models_dir`` that has a `soundstage.json`. Raises ValueError naming the file that is wrong."""
+        """Every folder of ``models_dir`` with a `soundstage.json`. Raises ValueError naming the file that is wrong."""
         cards = [_read_card(path) for path in sorted(models_dir.glob(f"*/{_CARD_NAME}"))]
         return cls({card.name: card for card in cards})
 

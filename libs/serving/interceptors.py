@@ -1,0 +1,164 @@
+"""What happens around every call of every service; outside in: figures, errors, readiness, validation."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import grpc
+import protovalidate
+from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from libs.errors import FieldViolation, Internal, InvalidRequest, SoundstageError, Unavailable
+from libs.serving.around import AroundInterceptor, Call
+from libs.serving.status import DETAILS_KEY, status_of
+
+__all__ = [
+    "ErrorInterceptor",
+    "InvalidMessage",
+    "MetricsInterceptor",
+    "ReadyInterceptor",
+    "RedMetrics",
+    "ValidationInterceptor",
+]
+
+_log = logging.getLogger(__name__)
+# From a health check to a video's whole denoising.
+_BUCKETS = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class RedMetrics:
+    """Rate, errors and duration of every RPC."""
+
+    _of_registry: ClassVar[WeakKeyDictionary[CollectorRegistry, RedMetrics]] = WeakKeyDictionary()
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.handled = Counter(
+            "grpc_server_handled",
+            "RPCs completed on the server.",
+            ["grpc_service", "grpc_method", "grpc_code"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Seconds from the begin of an RPC to its end.",
+            ["grpc_service", "grpc_method"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+
+    @classmethod
+    def of(cls, registry: CollectorRegistry) -> RedMetrics:
+        """The instruments of ``registry``, made once: a registry refuses a name that it has."""
+        if registry not in cls._of_registry:
+            cls._of_registry[registry] = cls(registry)
+        return cls._of_registry[registry]
+
+
+class MetricsInterceptor(AroundInterceptor):
+    def __init__(self, metrics: RedMetrics) -> None:
+        self._metrics = metrics
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        began = time.perf_counter()
+        cut_off = True
+        try:
+            yield
+            cut_off = False
+        except Exception:
+            cut_off = False
+            raise
+        finally:
+            code = _code_when_cut_off(call) if cut_off else _code_of(call)
+            self._metrics.seconds.labels(call.service, call.method).observe(time.perf_counter() - began)
+            self._metrics.handled.labels(call.service, call.method, code).inc()
+
+
+def _code_of(call: Call) -> str:
+    """The code the call ended with. grpc.aio gives 0, a number or a StatusCode."""
+    code = call.context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return next((known.name for known in grpc.StatusCode if known.value[0] == code), "OK")
+
+
+def _code_when_cut_off(call: Call) -> str:
+    remaining_seconds = call.context.time_remaining()
+    return "CANCELLED" if remaining_seconds is None or remaining_seconds > 0 else "DEADLINE_EXCEEDED"
+
+
+class ErrorInterceptor(AroundInterceptor):
+    """Ends a call that raised with the status of its error. What nobody foresaw is logged in full, told to nobody."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.aio.AbortError:
+            raise
+        except SoundstageError as error:
+            if isinstance(error, Internal):
+                _log.exception("call failed", extra=_names(call))
+            await _abort(call, error)
+        except Exception:  # noqa: BLE001 (the last one: nothing above it would answer the caller)
+            _log.exception("call failed", extra=_names(call))
+            await _abort(call, Internal("internal error", reason="INTERNAL"))
+
+
+def _names(call: Call) -> dict[str, str]:
+    return {"grpc_service": call.service, "grpc_method": call.method}
+
+
+async def _abort(call: Call, error: SoundstageError) -> None:
+    status = status_of(error)
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    await call.context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+class ReadyInterceptor(AroundInterceptor):
+    """Refuses calls until the models are loaded; health and reflection answer all the time."""
+
+    def __init__(self) -> None:
+        self.ready = False
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        if not self.ready and not call.service.startswith("grpc."):
+            raise Unavailable("the service is starting; try again", reason="STARTING")
+        yield
+
+
+class InvalidMessage(InvalidRequest):
+    """A request that breaks the rules written in its proto."""
+
+
+class ValidationInterceptor(AroundInterceptor):
+    """Checks every request against the rules in its proto, so that no servicer begins with a bad one."""
+
+    def __init__(self) -> None:
+        self._validator = protovalidate.Validator()
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        if isinstance(call.request, Message):
+            self._check(call.request)
+        yield
+
+    def _check(self, request: Message) -> None:
+        if found := self._validator.collect_violations(request):
+            raise InvalidMessage(*map(_violation, found))
+
+
+def _violation(found: protovalidate.Violation) -> FieldViolation:
+    elements = found.proto.field.elements if found.proto.field is not None else []
+    names = [
+        element.field_name + (f"[{element.subscript.value}]" if element.subscript is not None else "")
+        for element in elements
+    ]
+    return FieldViolation(".".join(names) or "request", found.proto.message or found.proto.rule_id)

@@ -1,0 +1,53 @@
+"""What every service can be told from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["ServiceSettings"]
+
+
+class ServiceSettings(BaseSettings):
+    """Base of each service's settings; a subclass sets ``env_prefix``: SOUNDSTAGE_<SERVICE>_. Fails at start."""
+
+    model_config = SettingsConfigDict(env_prefix="SOUNDSTAGE_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address to listen on, for gRPC and for metrics. `0.0.0.0` in a container."""
+
+    grpc_port: int = Field(default=0, ge=0, le=65535)
+    """Port of the gRPC server; 0 chooses a free one."""
+
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of `GET /metrics` for Prometheus; 0 chooses a free one."""
+
+    grace_seconds: float = Field(default=20.0, ge=0)
+    """How long calls in flight may go on after SIGTERM; keep it below the pod's terminationGracePeriodSeconds."""
+
+    max_message_mib: int = Field(default=16, ge=1, le=256)
+    """Largest message received or sent, in MiB. Tensors and media never travel in messages."""
+
+    max_concurrent_calls: int = Field(default=1000, ge=1)
+    """Calls at work at the same time; one more is refused with RESOURCE_EXHAUSTED."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged."""
+
+    artifacts_url: str = Field(default_factory=lambda: Path(".state/artifacts").resolve().as_uri())
+    """The artifact store: `file:///folder`, `s3://bucket?endpoint=host:port&secure=false&region=us-east-1` or `memory://name`."""
+
+    s3_access_key: SecretStr = SecretStr("")
+    """Access key of an S3 store."""
+
+    s3_secret_key: SecretStr = SecretStr("")
+    """Secret key of an S3 store."""
+
+    s3_public_endpoint: str = ""
+    """host:port or URL under which callers reach the S3 store, when it is not the endpoint of `artifacts_url`."""
+
+    models_dir: Path = Path("models")
+    """Folder with one folder a model."""

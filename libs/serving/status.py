@@ -1,0 +1,127 @@
+"""The one table between the error tree and gRPC: `google.rpc.Status` with details, there and back (AIP-193)."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from libs.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    SoundstageError,
+    Unavailable,
+)
+
+__all__ = ["DETAILS_KEY", "DOMAIN", "STATUS_CODES", "error_from_rpc", "status_of"]
+
+DOMAIN = "soundstage"
+DETAILS_KEY = "grpc-status-details-bin"
+
+STATUS_CODES: dict[type[SoundstageError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Internal: grpc.StatusCode.INTERNAL,
+}
+
+_RETRY_SECONDS: dict[type[SoundstageError], int] = {Unavailable: 1, ResourceExhausted: 5}
+
+# Codes that gRPC itself gives. A call that the server cut off (its stop, a deadline) may be made again.
+_FOREIGN_CODES: dict[grpc.StatusCode, type[SoundstageError]] = {
+    grpc.StatusCode.CANCELLED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+    grpc.StatusCode.ABORTED: FailedPrecondition,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
+}
+
+# gRPC refuses more than 8 KiB of metadata, and then the caller gets neither code nor message.
+_MESSAGE_LIMIT = 600
+_VALUE_LIMIT = 120
+_VIOLATION_LIMIT = 12
+
+D = TypeVar("D", bound=Message)
+
+
+def status_of(error: SoundstageError) -> Status:
+    """The status that tells ``error`` to a caller: ErrorInfo always, BadRequest and RetryInfo where they fit."""
+    status = Status(code=_code_of(error).value[0], message=_short(str(error), _MESSAGE_LIMIT))
+    metadata = {key: _short(value, _VALUE_LIMIT) for key, value in error.metadata.items()}
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    if isinstance(error, InvalidRequest):
+        status.details.add().Pack(_bad_request(error))
+    retry_seconds = next((seconds for kind, seconds in _RETRY_SECONDS.items() if isinstance(error, kind)), None)
+    if retry_seconds is not None:
+        retry = RetryInfo()
+        retry.retry_delay.FromSeconds(retry_seconds)
+        status.details.add().Pack(retry)
+    return status
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError) -> SoundstageError:
+    """The error that the server raised, as far as the status tells: class by code, reason, metadata, violations."""
+    status = _status_from_metadata(error)
+    info = _detail(status, ErrorInfo) or ErrorInfo(reason=error.code().name)
+    message = error.details() or error.code().name
+    metadata = dict(info.metadata)
+    kind = _class_of(error.code())
+    if kind is InvalidRequest:
+        found = _detail(status, BadRequest) or BadRequest()
+        violations = [FieldViolation(v.field, v.description) for v in found.field_violations]
+        return InvalidRequest(*(violations or [FieldViolation("request", message)]), reason=info.reason, **metadata)
+    return kind(message, reason=info.reason, **metadata)
+
+
+def _code_of(error: SoundstageError) -> grpc.StatusCode:
+    """Row of the nearest class in the table, so that a subclass needs no row of its own."""
+    for kind in type(error).__mro__:
+        if kind in STATUS_CODES:
+            return STATUS_CODES[kind]
+    return grpc.StatusCode.INTERNAL
+
+
+def _class_of(code: grpc.StatusCode) -> type[SoundstageError]:
+    ours = {status_code: kind for kind, status_code in STATUS_CODES.items()}
+    return ours.get(code) or _FOREIGN_CODES.get(code, Internal)
+
+
+def _bad_request(error: InvalidRequest) -> BadRequest:
+    shown = error.violations[:_VIOLATION_LIMIT]
+    return BadRequest(
+        field_violations=[
+            BadRequest.FieldViolation(
+                field=_short(violation.field, _VALUE_LIMIT), description=_short(violation.description, 2 * _VALUE_LIMIT)
+            )
+            for violation in shown
+        ]
+    )
+
+
+def _status_from_metadata(error: grpc.aio.AioRpcError) -> Status:
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return Status.FromString(value)
+            except DecodeError:
+                return Status()
+    return Status()
+
+
+def _detail(status: Status, kind: type[D]) -> D | None:
+    detail = kind()
+    return next((detail for any_detail in status.details if any_detail.Unpack(detail)), None)
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
