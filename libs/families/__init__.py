@@ -1,0 +1,69 @@
+"""Model families: what runs a model's stages. Numpy in, numpy out; synchronous, called from a stage's worker thread.
+
+Importing this package imports neither torch nor diffusers, so that a process which only needs a part of it that is
+plain numpy (a vocoder) stays small; loading a pipeline imports them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from libs.families.cache import Card, PipelineCache
+from libs.families.sounding import Intent, SoundPipeline
+from libs.families.step import Step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from libs.families.pipelines import DecodePipeline, DenoisePipeline, EncodePipeline
+
+__all__ = [
+    "Card",
+    "Intent",
+    "PipelineCache",
+    "SoundPipeline",
+    "Step",
+    "load_decode",
+    "load_denoise",
+    "load_encode",
+    "load_sound",
+    "use_threads",
+]
+
+
+def load_encode(model_dir: Path, family: str) -> EncodePipeline:
+    """The text-encoder and VAE-encoder blocks of ``family``, with the weights they need from ``model_dir``."""
+    from libs.families.pipelines import EncodePipeline
+
+    return EncodePipeline(model_dir, family)
+
+
+def load_denoise(model_dir: Path, family: str, transformer: nn.Module | None = None) -> DenoisePipeline:
+    """The denoise-loop blocks. ``transformer`` replaces the model folder's own, which is then not loaded."""
+    from libs.families.pipelines import DenoisePipeline
+
+    return DenoisePipeline(model_dir, family, transformer)
+
+
+def load_decode(model_dir: Path, family: str) -> DecodePipeline:
+    """The decode block: latents to frames."""
+    from libs.families.pipelines import DecodePipeline
+
+    return DecodePipeline(model_dir, family)
+
+
+def load_sound(model_dir: Path, family: str) -> SoundPipeline:
+    """The video-to-audio model: frames and a prompt to stereo sound."""
+    from libs.families.table import family_named
+
+    return family_named(family).sound(model_dir)
+
+
+def use_threads(count: int) -> None:
+    """Give torch ``count`` CPU threads in this process; 0 gives it every core the process may run on."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))

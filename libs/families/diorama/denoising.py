@@ -1,0 +1,251 @@
+"""Diorama's denoise blocks: Modular Diffusers' own loop (Wan's) with guidance in one batched call and step events."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
+from diffusers.modular_pipelines.wan.denoise import WanImage2VideoLoopBeforeDenoiser, WanLoopAfterDenoiser
+from numpy.typing import NDArray
+from torch import Tensor
+
+from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.modular import (
+    BlockState,
+    Components,
+    ComponentSpec,
+    InputParam,
+    ModularPipelineBlocks,
+    Module,
+    OutputParam,
+    PipelineState,
+    WanDenoiseLoopWrapper,
+)
+from libs.families.step import Step
+from libs.families.stopping import LoopStopped
+
+__all__ = [
+    "BatchedGuidanceDenoiser",
+    "DioramaDenoiseLoop",
+    "DioramaKeepFirstFrameStep",
+    "DioramaPrepareStep",
+    "StepEvents",
+    "to_uint8",
+]
+
+
+class DioramaPrepareStep(ModularPipelineBlocks):
+    """Noise, image conditioning and the rows of the guidance batch.
+
+    Not Wan's block: that one asks the VAE for Wan's own config (`z_dim`, `temperal_downsample`).
+    """
+
+    model_name = "diorama"
+
+    @property
+    def description(self) -> str:
+        return "Prepares the initial latents, the image condition and the batch of text rows (prompt, negative prompt)"
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("vae", AutoencoderDiorama)]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [
+            InputParam("prompt_embeds", required=True, type_hint=Tensor),
+            InputParam("prompt_attention_mask", required=True, type_hint=Tensor),
+            InputParam("negative_prompt_embeds", required=True, type_hint=Tensor),
+            InputParam("negative_prompt_attention_mask", required=True, type_hint=Tensor),
+            InputParam("first_frame_latents", type_hint=Tensor),
+            InputParam("width", required=True, type_hint=int),
+            InputParam("height", required=True, type_hint=int),
+            InputParam("num_frames", required=True, type_hint=int, description="of the form 1 + 4 k"),
+            InputParam("guidance_scale", default=1.0, type_hint=float),
+            InputParam("generator", required=True, type_hint=torch.Generator),
+        ]
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return [
+            OutputParam("latents", type_hint=Tensor, description="noise, (1, C, F, h, w) float32"),
+            OutputParam("image_condition_latents", type_hint=Tensor, description="(1, 1 + C, F, h, w)"),
+            OutputParam("encoder_hidden_states", type_hint=Tensor, description="(1 or 2, L, 384)"),
+            OutputParam("encoder_attention_mask", type_hint=Tensor, description="(1 or 2, L)"),
+            OutputParam("dtype", type_hint=torch.dtype),
+        ]
+
+    def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
+        block_state = self.get_block_state(state)
+        shape = _latent_shape(components.vae, block_state.num_frames, block_state.height, block_state.width)
+        block_state.dtype = torch.float32
+        block_state.latents = torch.randn(shape, generator=block_state.generator, dtype=torch.float32)
+        block_state.image_condition_latents = _image_condition(shape, block_state.first_frame_latents)
+        block_state.encoder_hidden_states = _rows(block_state, "prompt_embeds")
+        block_state.encoder_attention_mask = _rows(block_state, "prompt_attention_mask")
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+class BatchedGuidanceDenoiser(ModularPipelineBlocks):
+    """Predicts the velocity with classifier-free guidance: the prompt's row and the negative prompt's in one call."""
+
+    model_name = "diorama"
+
+    @property
+    def description(self) -> str:
+        return "Step within the loop: one batched transformer call, then v = v_negative + scale (v_prompt - v_negative)"
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("transformer", SanaVideoTransformer3DModel)]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [
+            InputParam("encoder_hidden_states", required=True, type_hint=Tensor),
+            InputParam("encoder_attention_mask", required=True, type_hint=Tensor),
+            InputParam("guidance_scale", default=1.0, type_hint=float),
+        ]
+
+    def __call__(
+        self,
+        components: Components,
+        block_state: BlockState,
+        i: int,  # noqa: ARG002  # the loop passes both by name
+        t: Tensor,
+    ) -> tuple[Components, BlockState]:
+        block_state.step_began = time.perf_counter()
+        rows = block_state.encoder_hidden_states.shape[0]
+        velocity = components.transformer(
+            hidden_states=block_state.latent_model_input.expand(rows, -1, -1, -1, -1),
+            encoder_hidden_states=block_state.encoder_hidden_states,
+            encoder_attention_mask=block_state.encoder_attention_mask,
+            timestep=t.expand(rows),
+            return_dict=False,
+        )[0]
+        block_state.noise_pred = velocity[:1]
+        if rows == 2:
+            block_state.noise_pred = velocity[1:] + block_state.guidance_scale * (velocity[:1] - velocity[1:])
+        return components, block_state
+
+
+class StepEvents(ModularPipelineBlocks):
+    """Last in the loop: tells of the step, now and then with a preview. What the listener raises ends the loop."""
+
+    model_name = "diorama"
+
+    @property
+    def description(self) -> str:
+        return "Step within the loop that calls `on_step` with a `Step`"
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("vae", AutoencoderDiorama), ComponentSpec("scheduler", FlowMatchEulerDiscreteScheduler)]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [
+            InputParam("on_step", required=True),
+            InputParam("preview_every_steps", default=0, type_hint=int, description="0: no previews"),
+            InputParam("latents", required=True, type_hint=Tensor),
+        ]
+
+    def __call__(
+        self,
+        components: Components,
+        block_state: BlockState,
+        i: int,
+        t: Tensor,  # noqa: ARG002  # the loop passes both by name
+    ) -> tuple[Components, BlockState]:
+        seconds = time.perf_counter() - block_state.step_began
+        every = block_state.preview_every_steps
+        due = every > 0 and (i + 1) % every == 0
+        preview = _preview(components, block_state, components.scheduler.sigmas[i]) if due else None
+        try:
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview))
+        except Exception as error:
+            raise LoopStopped(error) from error
+        return components, block_state
+
+
+class DioramaDenoiseLoop(WanDenoiseLoopWrapper):
+    model_name = "diorama"
+    block_classes = (
+        WanImage2VideoLoopBeforeDenoiser,
+        BatchedGuidanceDenoiser,
+        WanLoopAfterDenoiser,
+        StepEvents,
+    )
+    block_names = ("before_denoiser", "denoiser", "after_denoiser", "step_events")
+
+
+class DioramaKeepFirstFrameStep(ModularPipelineBlocks):
+    """After the loop: latent frame 0 becomes the first frame's latents exactly, when one was given."""
+
+    model_name = "diorama"
+
+    @property
+    def description(self) -> str:
+        return "Step after the loop that keeps the given first frame"
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [InputParam("latents", required=True, type_hint=Tensor), InputParam("first_frame_latents")]
+
+    def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
+        block_state = self.get_block_state(state)
+        first = block_state.first_frame_latents
+        if first is not None:
+            block_state.latents = torch.cat([first, block_state.latents[:, :, 1:]], dim=2)
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+def to_uint8(video: Tensor) -> NDArray[np.uint8]:
+    """(3, T, H, W) in [-1, 1], clamped -> (T, H, W, 3) uint8."""
+    scaled = (video.clamp(-1.0, 1.0) + 1.0).mul(127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(1, 2, 3, 0).numpy())
+
+
+def _latent_shape(vae: Module, num_frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+    time_ratio, space_ratio = vae.temporal_compression_ratio, vae.spatial_compression_ratio
+    if (num_frames - 1) % time_ratio or height % (2 * space_ratio) or width % (2 * space_ratio):
+        raise ValueError(f"{num_frames} frames of {width}x{height}: need 1 + 4 k frames, sides multiples of 32")
+    return (
+        1,
+        vae.config.latent_channels,
+        1 + (num_frames - 1) // time_ratio,
+        height // space_ratio,
+        width // space_ratio,
+    )
+
+
+def _image_condition(shape: tuple[int, int, int, int, int], first: Tensor | None) -> Tensor:
+    """(1, 1 + C, F, h, w): a mask and the first frame's latents, both 0 except at latent frame 0 of image-to-video."""
+    batch, channels, *rest = shape
+    condition = torch.zeros((batch, 1 + channels, *rest))
+    if first is not None:
+        condition[:, :1, :1] = 1.0
+        condition[:, 1:, :1] = first
+    return condition
+
+
+def _rows(block_state: BlockState, name: str) -> Tensor:
+    """The prompt's row, and with guidance the negative prompt's below it."""
+    prompt: Tensor = getattr(block_state, name)
+    if block_state.guidance_scale <= 1.0:
+        return prompt
+    return torch.cat([prompt, getattr(block_state, f"negative_{name}")])
+
+
+def _preview(components: Components, block_state: BlockState, sigma: Tensor) -> NDArray[np.uint8]:
+    """Begin, middle and end of the clean picture that this step predicts, x_0 = x_t - sigma v, side by side."""
+    noisy = block_state.latent_model_input[:, : block_state.latents.shape[1]]
+    clean = noisy - sigma * block_state.noise_pred
+    last = clean.shape[2] - 1
+    frames = to_uint8(components.vae.decode_linear(clean[:, :, [0, last // 2, last]])[0])
+    # Three latent frames decode to 1 + 4 + 4 frames: the first, one amid the middle group, the last.
+    return np.concatenate([frames[0], frames[2], frames[-1]], axis=1)

@@ -1,0 +1,52 @@
+"""Modular Diffusers as families use it. diffusers is untyped; its names that we build on are typed here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, InputParam, OutputParam
+
+__all__ = [
+    "BlockState",
+    "ComponentSpec",
+    "Components",
+    "InputParam",
+    "ModularPipelineBlocks",
+    "Module",
+    "OutputParam",
+    "PipelineState",
+    "SequentialPipelineBlocks",
+    "WanDenoiseLoopWrapper",
+]
+
+Components: TypeAlias = Any
+"""A `ModularPipeline`: the components that its blocks expect are its attributes."""
+PipelineState: TypeAlias = Any
+"""What blocks hand to each other, by name."""
+BlockState: TypeAlias = Any
+"""What a block, or the blocks of a loop, see of it, as attributes."""
+Module: TypeAlias = Any
+"""A model, tokenizer or scheduler of diffusers or transformers."""
+
+if TYPE_CHECKING:
+
+    class ModularPipelineBlocks:
+        model_name: ClassVar[str]
+
+        def get_block_state(self, state: PipelineState) -> BlockState: ...
+        def set_block_state(self, state: PipelineState, block_state: BlockState) -> None: ...
+
+    class SequentialPipelineBlocks(ModularPipelineBlocks):
+        block_classes: ClassVar[Sequence[type[Any]]]
+        block_names: ClassVar[Sequence[str]]
+
+        def init_pipeline(self) -> Components: ...
+
+    class WanDenoiseLoopWrapper(ModularPipelineBlocks):
+        block_classes: ClassVar[Sequence[type[Any]]]
+        block_names: ClassVar[Sequence[str]]
+
+else:
+    from diffusers.modular_pipelines.modular_pipeline import ModularPipelineBlocks, SequentialPipelineBlocks
+    from diffusers.modular_pipelines.wan.denoise import WanDenoiseLoopWrapper

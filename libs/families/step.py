@@ -1,0 +1,29 @@
+"""What the denoise loop tells after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["OnStep", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step ``index`` (from 1) of ``total`` has ended; it took ``seconds``.
+
+    ``preview`` is a strip of three frames side by side (begin, middle, end) of the current estimate of the clean
+    picture, (H, 3 W, 3) uint8, or None when none was due.
+    """
+
+    index: int
+    total: int
+    seconds: float
+    preview: NDArray[np.uint8] | None = None
+
+
+OnStep = Callable[[Step], None]
+"""Called between steps, in the thread of the loop. What it raises stops the loop and reaches the loop's caller."""
