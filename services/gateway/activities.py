@@ -1,0 +1,221 @@
+"""What the workflow's steps do: call a stage's service, pass on what it says, and write down what came out.
+
+Every attempt of a stage has its own id, and so its own folder for artifacts. The first attempt that finishes counts: a
+later one of the same stage finds its result and does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import NoReturn
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from libs.errors import Internal, NotFound, ResourceExhausted, SoundstageError, Unavailable
+from services.gateway import metrics, states
+from services.gateway.attempts import Attempts, Output
+from services.gateway.records import Records
+from services.gateway.stages import Finished, Job, Previewed, Progressed, StageClient, StageEvent
+from services.gateway.video import Stage, StageTiming, State, Status, Video, VideoResult
+from services.gateway.workflow import VIDEO_ENDED, Conclusion, StageInput, StageOutput
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+"""Temporal tells an activity that it was cancelled when that sends a heartbeat; a silent stage must not delay it."""
+
+PROGRESS_SECONDS = 0.2
+"""Progress that follows earlier progress more closely than this is not written down, unless it is a stage's last."""
+
+MAX_INTERNAL_ATTEMPTS = 3
+"""An error that is a stage's own fault is tried again, in case it was passing; more often than this it is not."""
+
+
+class VideoActivities:
+    def __init__(
+        self, records: Records, attempts: Attempts, stages: Mapping[Stage, StageClient], preview_every_steps: int
+    ) -> None:
+        self._records, self._attempts, self._stages = records, attempts, stages
+        self._preview_every_steps = preview_every_steps
+
+    @activity.defn(name=Stage.ENCODE.value)
+    async def encode(self, given: StageInput) -> StageOutput:
+        return await self._stage(Stage.ENCODE, given)
+
+    @activity.defn(name=Stage.DENOISE.value)
+    async def denoise(self, given: StageInput) -> StageOutput:
+        return await self._stage(Stage.DENOISE, given)
+
+    @activity.defn(name=Stage.RENDER.value)
+    async def render(self, given: StageInput) -> StageOutput:
+        return await self._stage(Stage.RENDER, given)
+
+    @activity.defn(name=Stage.SYNTHESIZE.value)
+    async def synthesize(self, given: StageInput) -> StageOutput:
+        return await self._stage(Stage.SYNTHESIZE, given)
+
+    @activity.defn(name=Stage.MUX.value)
+    async def mux(self, given: StageInput) -> StageOutput:
+        return await self._stage(Stage.MUX, given)
+
+    @activity.defn(name="conclude")
+    async def conclude(self, conclusion: Conclusion) -> None:
+        """Brings the video to its terminal state. A video that already is in one, or was deleted, stays as it is."""
+        muxed = await self._attempts.winner(conclusion.key, Stage.MUX)
+        result = VideoResult(muxed.refs["video"], muxed.refs["poster"], muxed.duration_seconds) if muxed else None
+
+        def ended(status: Status) -> Status:
+            if status.state in states.TERMINAL:
+                return status
+            return states.concluded(status, datetime.now(UTC), result, conclusion.error)
+
+        with suppress(NotFound):
+            await self._records.change(conclusion.key, ended)
+
+    async def _stage(self, stage: Stage, given: StageInput) -> StageOutput:
+        """One attempt: refuses for a video at its end, gives the earlier result if there is one, else does the work."""
+        heartbeats = asyncio.create_task(_beat())
+        try:
+            video = await self._begin(stage, given)
+            output = await self._attempts.winner(given.key, stage)
+            if output is None:
+                output = await self._attempt(stage, video, given)
+            await self._note_end(stage, video, output)
+            return StageOutput(dict(output.refs))
+        except SoundstageError as error:
+            _fail(error)
+        finally:
+            heartbeats.cancel()
+            with suppress(asyncio.CancelledError):
+                await heartbeats
+
+    async def _begin(self, stage: Stage, given: StageInput) -> Video:
+        def begun(status: Status) -> Status:
+            if status.state in states.TERMINAL or status.state is State.CANCELLING:
+                raise _Ended
+            if any(timing.stage is stage for timing in status.timings):
+                return status
+            now = datetime.now(UTC)
+            start_time = status.start_time or now
+            running = replace(status, state=State.RUNNING, stage=stage, stage_start_time=now, start_time=start_time)
+            return running.with_progress(0, 0)
+
+        try:
+            return await self._records.change(given.key, begun)
+        except (NotFound, _Ended):
+            raise ApplicationError("the video has ended", type=VIDEO_ENDED, non_retryable=True) from None
+
+    async def _attempt(self, stage: Stage, video: Video, given: StageInput) -> Output:
+        attempt = f"{stage}-{activity.info().attempt}-{uuid.uuid4().hex[:8]}"
+        await self._attempts.begin(video, stage, attempt)
+        logger.info("video %s of %s: attempt %s begins", video.key.video_id, video.key.tenant, attempt)
+        outcome = "LOST"
+        try:
+            output = await self._work(stage, self._job(video, attempt, given))
+            output = await self._attempts.finish(video.key, stage, attempt, output)
+            outcome = "FINISHED"
+            metrics.STAGE_SECONDS.labels(stage=stage.value).observe(output.seconds)
+        except asyncio.CancelledError:
+            outcome = "STOPPED"
+            raise
+        except SoundstageError as error:
+            outcome = error.reason
+            raise
+        else:
+            return output
+        finally:
+            await self._note_outcome(stage, video, attempt, outcome)
+
+    async def _work(self, stage: Stage, job: Job) -> Output:
+        start_time, began = datetime.now(UTC), time.monotonic()
+        async with aclosing(self._stages[stage].run(job)) as events:
+            finished = await self._follow(job, events)
+        return Output(
+            refs=finished.refs,
+            start_time=start_time,
+            seconds=time.monotonic() - began,
+            load_seconds=finished.load_seconds,
+            gpu_seconds=finished.gpu_seconds,
+            duration_seconds=finished.duration_seconds,
+        )
+
+    async def _follow(self, job: Job, events: AsyncGenerator[StageEvent, None]) -> Finished:
+        written = 0.0
+        async for event in events:
+            activity.heartbeat()
+            match event:
+                case Finished():
+                    return event
+                case Progressed(step, total_steps):
+                    if step < total_steps and time.monotonic() - written < PROGRESS_SECONDS:
+                        continue
+                    written = time.monotonic()
+                    await self._records.change(job.key, _progressed(step, total_steps))
+                case Previewed(jpeg):
+                    await self._records.change(job.key, lambda status: status, preview_jpeg=jpeg)
+        raise Internal("the stage ended without a result", reason="STAGE_WITHOUT_RESULT")
+
+    async def _note_end(self, stage: Stage, video: Video, output: Output) -> None:
+        timing = StageTiming(
+            stage, output.start_time, output.seconds, output.load_seconds, output.gpu_seconds, output.attempts
+        )
+
+        def with_timing(status: Status) -> Status:
+            if status.state in states.TERMINAL or any(known.stage is stage for known in status.timings):
+                return status
+            total = max(status.total_steps, 1)
+            return replace(status, timings=(*status.timings, timing)).with_progress(total, total)
+
+        await self._records.change(video.key, with_timing)
+
+    async def _note_outcome(self, stage: Stage, video: Video, attempt: str, outcome: str) -> None:
+        metrics.STAGE_ATTEMPTS.labels(stage=stage.value, outcome=outcome).inc()
+        logger.info("video %s of %s: attempt %s: %s", video.key.video_id, video.key.tenant, attempt, outcome)
+        if outcome != "FINISHED":
+            with suppress(Unavailable):
+                await asyncio.shield(self._attempts.end(video.key, stage, attempt, outcome))
+
+    def _job(self, video: Video, attempt: str, given: StageInput) -> Job:
+        return Job(
+            key=video.key,
+            attempt=attempt,
+            spec=video.spec,
+            image=video.image,
+            priority=video.priority,
+            deadline=video.deadline,
+            preview_every_steps=self._preview_every_steps,
+            inputs=given.inputs,
+        )
+
+
+class _Ended(Exception):  # noqa: N818 - not an error: the video needs no more work
+    pass
+
+
+async def _beat() -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+def _progressed(step: int, total_steps: int) -> Callable[[Status], Status]:
+    def new(status: Status) -> Status:
+        return status if status.state in states.TERMINAL else status.with_progress(step, total_steps)
+
+    return new
+
+
+def _fail(error: SoundstageError) -> NoReturn:
+    """Tells Temporal what went wrong and whether trying again makes sense."""
+    retryable = isinstance(error, Unavailable | ResourceExhausted | Internal)
+    if isinstance(error, Internal) and activity.info().attempt >= MAX_INTERNAL_ATTEMPTS:
+        retryable = False
+    raise ApplicationError(str(error), type=error.reason, non_retryable=not retryable) from error

@@ -1,0 +1,134 @@
+"""The tries of each stage, and which of them counts: the first that finishes. What the stages cost is measured here too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from libs.artifacts import Ref
+from services.gateway.database import Database
+from services.gateway.progress import work_units
+from services.gateway.tables import AttemptRow
+from services.gateway.video import Spec, Stage, Video, VideoKey, ref_to_json
+
+MEASURED_VIDEOS = 8
+"""How many of the model's last results a stage's speed is averaged over."""
+
+STARTED, FINISHED, SUPERSEDED = "STARTED", "FINISHED", "SUPERSEDED"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a finished attempt gave. `duration_seconds` is the length of the video; only `mux` knows it."""
+
+    refs: Mapping[str, Ref]
+    start_time: datetime
+    seconds: float
+    load_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    duration_seconds: float = 0.0
+    attempts: int = field(default=1)
+
+
+class Attempts:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, video: Video, stage: Stage, attempt: str) -> None:
+        row = AttemptRow(
+            video_id=video.key.video_id,
+            stage=stage.value,
+            attempt=attempt,
+            model=video.spec.model,
+            work_units=work_units(stage, video.spec),
+            start_time=datetime.now(UTC),
+            end_time=None,
+            outcome=STARTED,
+            won=0,
+            seconds=0.0,
+            load_seconds=0.0,
+            gpu_seconds=0.0,
+            duration_seconds=0.0,
+            outputs={},
+        )
+        async with self._database.write() as session:
+            session.add(row)
+
+    async def finish(self, key: VideoKey, stage: Stage, attempt: str, output: Output) -> Output:
+        """Records the output if no other attempt of the stage has finished; returns the output that counts."""
+        try:
+            async with self._database.write() as session:
+                earlier = await _winner(session, key, stage)
+                row = await session.get_one(AttemptRow, (key.video_id, stage.value, attempt))
+                _write(row, output, FINISHED if earlier is None else SUPERSEDED)
+                row.won = 0 if earlier else 1
+        except IntegrityError:  # another process recorded its attempt at this very moment
+            await self.end(key, stage, attempt, SUPERSEDED)
+        winner = await self.winner(key, stage)
+        return winner or output
+
+    async def end(self, key: VideoKey, stage: Stage, attempt: str, outcome: str) -> None:
+        """Records that an attempt ended without an output; `outcome` is the reason."""
+        one = (
+            AttemptRow.video_id == key.video_id,
+            AttemptRow.stage == stage.value,
+            AttemptRow.attempt == attempt,
+        )
+        async with self._database.write() as session:
+            values = {"outcome": outcome[:64], "end_time": datetime.now(UTC)}
+            await session.execute(update(AttemptRow).where(*one).values(values))
+
+    async def winner(self, key: VideoKey, stage: Stage) -> Output | None:
+        async with self._database.read() as session:
+            return await _winner(session, key, stage)
+
+    async def expected_seconds(self, spec: Spec) -> dict[Stage, float]:
+        """Seconds each stage should take, from the model's last videos; empty unless all five were measured."""
+        async with self._database.read() as session:
+            speeds = {stage: await _seconds_per_unit(session, spec.model, stage) for stage in Stage}
+        known = {stage: speed * work_units(stage, spec) for stage, speed in speeds.items() if speed is not None}
+        return known if len(known) == len(Stage) else {}
+
+
+async def _winner(session: AsyncSession, key: VideoKey, stage: Stage) -> Output | None:
+    of_stage = (AttemptRow.video_id == key.video_id, AttemptRow.stage == stage.value)
+    row = await session.scalar(select(AttemptRow).where(*of_stage, AttemptRow.won == 1))
+    if row is None:
+        return None
+    attempts = await session.scalar(select(func.count()).where(*of_stage, AttemptRow.start_time <= row.start_time))
+    return Output(
+        refs={name: Ref(**ref) for name, ref in row.outputs.items()},
+        start_time=row.start_time,
+        seconds=row.seconds,
+        load_seconds=row.load_seconds,
+        gpu_seconds=row.gpu_seconds,
+        duration_seconds=row.duration_seconds,
+        attempts=max(attempts or 1, 1),
+    )
+
+
+async def _seconds_per_unit(session: AsyncSession, model: str, stage: Stage) -> float | None:
+    last = (
+        select(AttemptRow.seconds, AttemptRow.load_seconds, AttemptRow.work_units)
+        .where(AttemptRow.model == model, AttemptRow.stage == stage.value, AttemptRow.won == 1)
+        .order_by(AttemptRow.end_time.desc())
+        .limit(MEASURED_VIDEOS)
+    )
+    rows = (await session.execute(last)).all()
+    speeds = [max(row.seconds - row.load_seconds, 0.0) / row.work_units for row in rows]
+    return sum(speeds) / len(speeds) if speeds else None
+
+
+def _write(row: AttemptRow, output: Output, outcome: str) -> None:
+    row.end_time = datetime.now(UTC)
+    row.outcome = outcome
+    row.seconds = output.seconds
+    row.load_seconds = output.load_seconds
+    row.gpu_seconds = output.gpu_seconds
+    row.duration_seconds = output.duration_seconds
+    row.outputs = {name: ref_to_json(ref) for name, ref in output.refs.items()}

@@ -1,0 +1,17 @@
+"""Every instrument that the gateway emits."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+VIDEOS_ACCEPTED = Counter("soundstage_gateway_videos_accepted_total", "Videos accepted.")
+VIDEOS_ENDED = Counter("soundstage_gateway_videos_ended_total", "Videos that reached a terminal state.", ["state"])
+STAGE_SECONDS = Histogram(
+    "soundstage_gateway_stage_seconds",
+    "Seconds of a stage's successful attempt, as the gateway saw it.",
+    ["stage"],
+    buckets=(0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900, 3600),
+)
+STAGE_ATTEMPTS = Counter("soundstage_gateway_stage_attempts_total", "Attempts of stages, by how they ended.", ["stage", "outcome"])
+WATCHERS = Gauge("soundstage_gateway_watchers_videos", "WatchVideo streams that are open.")
+SWEPT = Counter("soundstage_gateway_swept_videos_total", "Videos that the sweeper had to set right, by what it did.", ["action"])

@@ -1,0 +1,94 @@
+"""How far a video is and how long it will still take, computed from its status. Nothing here is stored.
+
+A stage's cost is taken as proportional to its `work_units`; the seconds for a unit are measured on the model's last
+videos (`records.Records.seconds_per_unit`). As long as nothing was measured, a running denoise stage tells the speed of
+the machine and `USUAL_SHARE` says what the other stages usually cost beside it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from services.gateway.states import TERMINAL
+from services.gateway.video import Spec, Stage, State, Status, Video
+
+USUAL_SHARE: dict[Stage, float] = {
+    Stage.ENCODE: 0.03,
+    Stage.DENOISE: 0.70,
+    Stage.RENDER: 0.12,
+    Stage.SYNTHESIZE: 0.10,
+    Stage.MUX: 0.05,
+}
+"""Share of a video's seconds by stage where nothing was measured yet. Adds up to 1."""
+
+STEPS_UNTIL_SPEED_IS_KNOWN = 2
+"""The first step includes warming up; after the second one the mean is a fair guess."""
+
+
+def work_units(stage: Stage, spec: Spec) -> float:
+    """Cost of a stage in units that only matter relative to each other: picture elements times steps, or seconds."""
+    elements = spec.num_frames * spec.width * spec.height
+    match stage:
+        case Stage.ENCODE:
+            return 1.0
+        case Stage.DENOISE:
+            return float(elements * spec.num_inference_steps)
+        case Stage.RENDER | Stage.SYNTHESIZE | Stage.MUX:
+            return float(elements)
+
+
+def fraction(video: Video, status: Status) -> float:
+    """Share of the work that is done, 0 to 1; exactly 1 once SUCCEEDED."""
+    if status.state is State.SUCCEEDED:
+        return 1.0
+    shares = _shares(video)
+    done = sum(shares[timing.stage] for timing in status.timings)
+    if status.stage and status.stage not in _ended(status) and status.total_steps:
+        done += shares[status.stage] * status.step / status.total_steps
+    return min(done, 1.0)
+
+
+def eta_seconds(video: Video, status: Status, now: datetime, ahead: int, concurrent: int) -> float | None:
+    """Seconds until the video is ready; None while nothing is known, and for one that is ending or has ended.
+
+    `ahead` videos are before a queued one and are assumed to be alike; `concurrent` of them are made at once.
+    """
+    if status.state in TERMINAL or status.state is State.CANCELLING:
+        return None
+    expected = video.expected_seconds or _expected_from_denoising(status, now)
+    if not expected:
+        return None
+    if status.state is State.QUEUED:
+        return sum(expected.values()) * (1 + ahead / max(concurrent, 1))
+    ended = _ended(status)
+    later = sum(seconds for stage, seconds in expected.items() if stage not in ended and stage != status.stage)
+    return later + _rest_of_stage(expected, status, now)
+
+
+def _rest_of_stage(expected: dict[Stage, float], status: Status, now: datetime) -> float:
+    if status.stage is None or status.stage in _ended(status):
+        return 0.0
+    elapsed = _elapsed(status, now)
+    if status.step >= STEPS_UNTIL_SPEED_IS_KNOWN and status.total_steps:
+        return elapsed / status.step * (status.total_steps - status.step)
+    return max(expected[status.stage] - elapsed, 0.0)
+
+
+def _expected_from_denoising(status: Status, now: datetime) -> dict[Stage, float]:
+    seconds = next((timing.seconds for timing in status.timings if timing.stage is Stage.DENOISE), 0.0)
+    if not seconds and status.stage is Stage.DENOISE and status.step >= STEPS_UNTIL_SPEED_IS_KNOWN:
+        seconds = _elapsed(status, now) / status.step * status.total_steps
+    return {stage: seconds / USUAL_SHARE[Stage.DENOISE] * share for stage, share in USUAL_SHARE.items() if seconds}
+
+
+def _shares(video: Video) -> dict[Stage, float]:
+    total = sum(video.expected_seconds.values())
+    return {s: v / total for s, v in video.expected_seconds.items()} if total > 0 else USUAL_SHARE
+
+
+def _ended(status: Status) -> frozenset[Stage]:
+    return frozenset(timing.stage for timing in status.timings)
+
+
+def _elapsed(status: Status, now: datetime) -> float:
+    return max((now - status.stage_start_time).total_seconds(), 0.0) if status.stage_start_time else 0.0

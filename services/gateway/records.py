@@ -1,0 +1,278 @@
+"""What the gateway remembers: videos and their events. The stages' attempts are in `attempts.py`.
+
+Every change of a video is one transaction that writes the new status and appends one event with the next sequence
+number, so a watcher sees exactly what happened, in order. Every look-up is by tenant.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from sqlalchemy import and_, case, delete, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from libs.errors import NotFound, ResourceExhausted
+from services.gateway import metrics
+from services.gateway.changes import Changes
+from services.gateway.database import Database
+from services.gateway.states import ACTIVE, TERMINAL, advance
+from services.gateway.tables import EventRow, VideoRow
+from services.gateway.video import (
+    Priority,
+    Stage,
+    State,
+    Status,
+    Video,
+    VideoKey,
+    ref_from_json,
+    ref_to_json,
+    spec_from_json,
+    spec_to_json,
+    status_from_json,
+    status_to_json,
+)
+
+logger = logging.getLogger(__name__)
+
+URGENCY = {Priority.INTERACTIVE: 0, Priority.STANDARD: 1, Priority.BATCH: 2}
+
+
+@dataclass(frozen=True)
+class Event:
+    sequence: int
+    time: datetime
+    status: Status
+    preview_jpeg: bytes = b""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a page of a list goes on: after the video with this creation time and id."""
+
+    create_time: datetime
+    video_id: str
+
+
+class Records:
+    def __init__(self, database: Database, changes: Changes) -> None:
+        self._database = database
+        self.changes = changes
+
+    async def accept(self, video: Video, max_active: int) -> tuple[Video, bool]:
+        """Stores a new QUEUED video with its first event; True if it is new.
+
+        A video of the same tenant and request_id that is already there is returned instead, with False; the caller compares the
+        hashes. Raises ResourceExhausted when the tenant has `max_active` videos that have not ended.
+        """
+        try:
+            async with self._database.write() as session:
+                if earlier := await _by_request(session, video.key.tenant, video.request_id):
+                    return earlier, False
+                await _check_active(session, video.key.tenant, max_active)
+                await _insert(session, video)
+        except IntegrityError:  # the same request_id was accepted by another process at this very moment
+            earlier = await self.find_request(video.key.tenant, video.request_id)
+            if earlier is None:
+                raise
+            return earlier, False
+        _tell_state(video.key, None, State.QUEUED)
+        return video, True
+
+    async def find_request(self, tenant: str, request_id: str) -> Video | None:
+        async with self._database.read() as session:
+            return await _by_request(session, tenant, request_id)
+
+    async def get(self, key: VideoKey) -> Video:
+        """Raises NotFound, reason VIDEO_NOT_FOUND."""
+        async with self._database.read() as session:
+            return _video(await _row(session, key))
+
+    async def list(self, tenant: str, states: Collection[State], after: Place | None, limit: int) -> list[Video]:
+        """Newest first; all states when `states` is empty."""
+        query = select(VideoRow).where(VideoRow.tenant == tenant)
+        if states:
+            query = query.where(VideoRow.state.in_([state.value for state in states]))
+        if after:
+            older = VideoRow.create_time < after.create_time
+            same = and_(VideoRow.create_time == after.create_time, VideoRow.video_id < after.video_id)
+            query = query.where(or_(older, same))
+        query = query.order_by(VideoRow.create_time.desc(), VideoRow.video_id.desc()).limit(limit)
+        async with self._database.read() as session:
+            return [_video(row) for row in await session.scalars(query)]
+
+    async def change(self, key: VideoKey, new: Callable[[Status], Status], preview_jpeg: bytes = b"") -> Video:
+        """Applies `new` to the status and appends an event; nothing happens if the status stays as it is and no preview came.
+
+        `states.advance` refuses what the state machine does not allow (Internal). What `new` raises, goes through.
+        """
+        async with self._database.write() as session:
+            row = await _row(session, key, lock=True)
+            before = _video(row)
+            status = new(before.status)
+            if status == before.status and not preview_jpeg:
+                return before
+            status = advance(before.status, status)
+            after = replace(before, status=status, sequence=before.sequence + 1)
+            _write_status(row, after)
+            session.add(_event_row(after, preview_jpeg))
+        if status.state is not before.status.state:
+            _tell_state(key, before.status.state, status.state)
+        self.changes.tell(key.video_id)
+        return after
+
+    async def delete(self, key: VideoKey) -> None:
+        """Forgets the video, its events and attempts. Forgetting one that is not there is fine."""
+        async with self._database.write() as session:
+            mine = and_(VideoRow.tenant == key.tenant, VideoRow.video_id == key.video_id)
+            await session.execute(delete(VideoRow).where(mine))
+        logger.info("video %s of %s: deleted", key.video_id, key.tenant)
+        self.changes.tell(key.video_id)
+
+    async def sequence(self, key: VideoKey) -> int:
+        """The newest event's number: a cheap way to ask whether anything happened. Raises NotFound."""
+        async with self._database.read() as session:
+            query = select(VideoRow.sequence).where(VideoRow.tenant == key.tenant, VideoRow.video_id == key.video_id)
+            found = await session.scalar(query)
+        if found is None:
+            raise _not_found(key)
+        return found
+
+    async def events(self, key: VideoKey, after_sequence: int, limit: int) -> Sequence[Event]:
+        """Oldest first. The caller has checked that the video is the tenant's."""
+        query = (
+            select(EventRow)
+            .join(VideoRow, VideoRow.video_id == EventRow.video_id)
+            .where(VideoRow.tenant == key.tenant, EventRow.video_id == key.video_id)
+            .where(EventRow.sequence > after_sequence)
+            .order_by(EventRow.sequence)
+            .limit(limit)
+        )
+        async with self._database.read() as session:
+            return [_event(row) for row in await session.scalars(query)]
+
+    async def count_active(self, tenant: str) -> int:
+        async with self._database.read() as session:
+            return await _active(session, tenant)
+
+    async def count_ahead(self, video: Video) -> int:
+        """Videos of all tenants that are before a queued one: those at work, and the queued ones that are more urgent or older."""
+        urgency = case({priority.value: rank for priority, rank in URGENCY.items()}, value=VideoRow.priority)
+        mine = URGENCY[video.priority]
+        older = or_(urgency < mine, and_(urgency == mine, VideoRow.create_time < video.create_time))
+        at_work = VideoRow.state.in_([State.RUNNING.value, State.CANCELLING.value])
+        waiting = and_(VideoRow.state == State.QUEUED.value, older)
+        query = select(func.count()).where(or_(at_work, waiting), VideoRow.video_id != video.key.video_id)
+        async with self._database.read() as session:
+            return await session.scalar(query) or 0
+
+    async def quiet_since(self, states: Collection[State], before: datetime, limit: int) -> list[Video]:
+        """Videos of all tenants in one of `states` to which nothing happened since `before`, oldest first."""
+        wanted = VideoRow.state.in_([state.value for state in states])
+        query = select(VideoRow).where(wanted, VideoRow.update_time < before).order_by(VideoRow.update_time).limit(limit)
+        async with self._database.read() as session:
+            return [_video(row) for row in await session.scalars(query)]
+
+
+async def _row(session: AsyncSession, key: VideoKey, *, lock: bool = False) -> VideoRow:
+    query = select(VideoRow).where(VideoRow.tenant == key.tenant, VideoRow.video_id == key.video_id)
+    row = await session.scalar(query.with_for_update() if lock else query)
+    if row is None:
+        raise _not_found(key)
+    return row
+
+
+async def _by_request(session: AsyncSession, tenant: str, request_id: str) -> Video | None:
+    if not request_id:
+        return None
+    query = select(VideoRow).where(VideoRow.tenant == tenant, VideoRow.request_id == request_id)
+    row = await session.scalar(query)
+    return _video(row) if row else None
+
+
+async def _active(session: AsyncSession, tenant: str) -> int:
+    active = VideoRow.state.in_([state.value for state in ACTIVE])
+    return await session.scalar(select(func.count()).where(VideoRow.tenant == tenant, active)) or 0
+
+
+async def _check_active(session: AsyncSession, tenant: str, max_active: int) -> None:
+    active = await _active(session, tenant)
+    if active >= max_active:
+        raise ResourceExhausted(
+            f"{active} videos are queued or running and {max_active} may be: wait for one to end, or cancel one",
+            reason="TOO_MANY_ACTIVE_VIDEOS",
+            active_videos=str(active),
+            max_active_videos=str(max_active),
+        )
+
+
+async def _insert(session: AsyncSession, video: Video) -> None:
+    row = VideoRow(
+        video_id=video.key.video_id,
+        tenant=video.key.tenant,
+        request_id=video.request_id,
+        request_hash=video.request_hash,
+        model=video.spec.model,
+        spec=spec_to_json(video.spec),
+        image=ref_to_json(video.image),
+        priority=video.priority.value,
+        deadline=video.deadline,
+        create_time=video.create_time,
+        expected_seconds=video.expected_seconds,
+    )
+    _write_status(row, video)
+    session.add(row)
+    await session.flush()
+    session.add(_event_row(video, b""))
+
+
+def _write_status(row: VideoRow, video: Video) -> None:
+    row.state = video.status.state.value
+    row.status = status_to_json(video.status)
+    row.sequence = video.sequence
+    row.update_time = datetime.now(UTC)
+
+
+def _event_row(video: Video, preview_jpeg: bytes) -> EventRow:
+    return EventRow(
+        video_id=video.key.video_id,
+        sequence=video.sequence,
+        time=datetime.now(UTC),
+        status=status_to_json(video.status),
+        preview_jpeg=preview_jpeg or None,
+    )
+
+
+def _event(row: EventRow) -> Event:
+    return Event(row.sequence, row.time, status_from_json(row.status), row.preview_jpeg or b"")
+
+
+def _video(row: VideoRow) -> Video:
+    return Video(
+        key=VideoKey(row.tenant, row.video_id),
+        spec=spec_from_json(row.spec),
+        image=ref_from_json(row.image),
+        priority=Priority(row.priority),
+        deadline=row.deadline,
+        request_id=row.request_id,
+        request_hash=row.request_hash,
+        create_time=row.create_time,
+        expected_seconds={Stage(stage): seconds for stage, seconds in row.expected_seconds.items()},
+        status=status_from_json(row.status),
+        sequence=row.sequence,
+    )
+
+
+def _not_found(key: VideoKey) -> NotFound:
+    return NotFound(f"there is no video videos/{key.video_id}", reason="VIDEO_NOT_FOUND", video_id=key.video_id)
+
+
+def _tell_state(key: VideoKey, old: State | None, new: State) -> None:
+    logger.info("video %s of %s: %s -> %s", key.video_id, key.tenant, old or "new", new)
+    if new is State.QUEUED:
+        metrics.VIDEOS_ACCEPTED.inc()
+    if new in TERMINAL:
+        metrics.VIDEOS_ENDED.labels(state=new.value).inc()

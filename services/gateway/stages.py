@@ -1,0 +1,247 @@
+"""The gateway's side of the five stage services: one port, and one gRPC client a stage.
+
+A client's `run` yields what the service says until `Finished`. Closing or cancelling it cancels the RPC and waits for
+the RPC's end. It raises the error tree: what the service reported, or Unavailable when it is away or silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from typing import Any, Protocol
+
+import grpc
+
+from libs.artifacts import Ref, ref_from_proto, ref_to_proto
+from libs.errors import Unavailable
+from libs.serving import error_from_rpc
+from services.gateway.video import AudioIntent, Priority, Spec, Stage, VideoKey
+from soundstage.artifact.v1 import artifact_pb2
+from soundstage.audio.v1 import audio_pb2, audio_pb2_grpc
+from soundstage.denoiser.v1 import denoiser_pb2, denoiser_pb2_grpc
+from soundstage.encoder.v1 import encoder_pb2, encoder_pb2_grpc
+from soundstage.muxer.v1 import muxer_pb2, muxer_pb2_grpc
+
+SILENCE_SECONDS = 20.0
+"""A stage sends something every 5 s. After this long without anything it is taken for lost and the RPC is cancelled."""
+
+TITLE_CHARACTERS = 256
+MAX_FPS_DENOMINATOR = 1001
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt of one stage. `inputs` holds what earlier stages made, by the names of the stages' results."""
+
+    key: VideoKey
+    attempt: str
+    spec: Spec
+    image: Ref | None
+    priority: Priority
+    deadline: datetime | None
+    preview_every_steps: int
+    inputs: Mapping[str, Ref]
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Nothing new, but the stage is at work."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Previewed:
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end. `refs` are the stage's outputs by name; `duration_seconds` is only known by mux."""
+
+    refs: Mapping[str, Ref]
+    load_seconds: float
+    gpu_seconds: float
+    duration_seconds: float = 0.0
+
+
+StageEvent = Alive | Progressed | Previewed | Finished
+
+
+class StageClient(Protocol):
+    def run(self, job: Job) -> AsyncGenerator[StageEvent, None]: ...
+
+
+class GrpcStage:
+    """Calls one RPC of a stage service and translates its events, whose oneof has the same names in all five."""
+
+    def __init__(
+        self,
+        rpc: Callable[[Any], grpc.aio.UnaryStreamCall[Any, Any]],
+        request: Callable[[Job], Any],
+        outputs: tuple[str, ...],
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
+        self._rpc, self._request, self._outputs = rpc, request, outputs
+        self._silence_seconds = silence_seconds
+
+    async def run(self, job: Job) -> AsyncGenerator[StageEvent, None]:
+        call = self._rpc(self._request(job))
+        try:
+            while (message := await self._read(call)) is not grpc.aio.EOF:
+                yield self._event(message)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        finally:
+            if not call.done():
+                call.cancel()
+                await call.code()
+
+    async def _read(self, call: grpc.aio.UnaryStreamCall[Any, Any]) -> Any:  # noqa: ANN401 - one of five messages
+        try:
+            async with asyncio.timeout(self._silence_seconds):
+                return await call.read()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the stage said nothing for {self._silence_seconds:g} s", reason="STAGE_SILENT"
+            ) from error
+
+    def _event(self, message: Any) -> StageEvent:  # noqa: ANN401 - one of five messages
+        match message.WhichOneof("event"):
+            case "progress":
+                progress = getattr(message.progress, "progress", message.progress)  # the denoiser's is nested
+                return Progressed(progress.step, progress.total_steps)
+            case "preview":
+                return Previewed(message.preview.jpeg)
+            case "result":
+                return self._finished(message.result)
+            case _:
+                return Alive()
+
+    def _finished(self, result: Any) -> Finished:  # noqa: ANN401 - one of five messages
+        return Finished(
+            refs={name: ref_from_proto(getattr(result, name)) for name in self._outputs},
+            load_seconds=result.usage.load_seconds,
+            gpu_seconds=result.usage.gpu_seconds,
+            duration_seconds=getattr(result, "duration_seconds", 0.0),
+        )
+
+
+@dataclass(frozen=True)
+class StageChannels:
+    """Open channels to the four services that hold the five stages."""
+
+    encoder: grpc.aio.Channel
+    denoiser: grpc.aio.Channel
+    audio: grpc.aio.Channel
+    muxer: grpc.aio.Channel
+
+    async def close(self) -> None:
+        for channel in (self.encoder, self.denoiser, self.audio, self.muxer):
+            await channel.close()
+
+
+def grpc_stages(channels: StageChannels, silence_seconds: float = SILENCE_SECONDS) -> dict[Stage, StageClient]:
+    encoder = encoder_pb2_grpc.EncoderServiceStub(channels.encoder)
+    denoiser = denoiser_pb2_grpc.DenoiserServiceStub(channels.denoiser)
+    audio = audio_pb2_grpc.AudioServiceStub(channels.audio)
+    muxer = muxer_pb2_grpc.MuxerServiceStub(channels.muxer)
+    return {
+        Stage.ENCODE: GrpcStage(encoder.Encode, encode_request, ("conditioning",), silence_seconds),
+        Stage.DENOISE: GrpcStage(denoiser.Denoise, denoise_request, ("latents",), silence_seconds),
+        Stage.RENDER: GrpcStage(muxer.Render, render_request, ("picture",), silence_seconds),
+        Stage.SYNTHESIZE: GrpcStage(audio.Synthesize, synthesize_request, ("sound",), silence_seconds),
+        Stage.MUX: GrpcStage(muxer.Mux, mux_request, ("video", "poster"), silence_seconds),
+    }
+
+
+def encode_request(job: Job) -> encoder_pb2.EncodeRequest:
+    spec = job.spec
+    return encoder_pb2.EncodeRequest(
+        attempt=_attempt(job),
+        model=spec.model,
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        image=None if job.image is None else ref_to_proto(job.image),
+        width=spec.width,
+        height=spec.height,
+        num_frames=spec.num_frames,
+    )
+
+
+def denoise_request(job: Job) -> denoiser_pb2.DenoiseRequest:
+    spec = job.spec
+    request = denoiser_pb2.DenoiseRequest(
+        attempt=_attempt(job),
+        model=spec.model,
+        conditioning=ref_to_proto(job.inputs["conditioning"]),
+        width=spec.width,
+        height=spec.height,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        num_inference_steps=spec.num_inference_steps,
+        guidance_scale=spec.guidance_scale,
+        seed=spec.seed,
+        preview_every_steps=job.preview_every_steps,
+        priority=DENOISER_PRIORITY[job.priority],
+    )
+    if job.deadline is not None:
+        request.deadline.FromDatetime(job.deadline)
+    return request
+
+
+def render_request(job: Job) -> muxer_pb2.RenderRequest:
+    fps = Fraction(job.spec.fps).limit_denominator(MAX_FPS_DENOMINATOR)
+    return muxer_pb2.RenderRequest(
+        attempt=_attempt(job),
+        model=job.spec.model,
+        latents=ref_to_proto(job.inputs["latents"]),
+        num_frames=job.spec.num_frames,
+        fps_numerator=fps.numerator,
+        fps_denominator=fps.denominator,
+    )
+
+
+def synthesize_request(job: Job) -> audio_pb2.SynthesizeRequest:
+    return audio_pb2.SynthesizeRequest(
+        attempt=_attempt(job),
+        model=job.spec.model,
+        picture=ref_to_proto(job.inputs["picture"]),
+        prompt=job.spec.prompt,
+        intent=AUDIO_INTENT[job.spec.audio_intent],
+        seed=job.spec.seed,
+        latents=ref_to_proto(job.inputs["latents"]) if job.spec.joint_audio else None,
+    )
+
+
+def mux_request(job: Job) -> muxer_pb2.MuxRequest:
+    return muxer_pb2.MuxRequest(
+        attempt=_attempt(job),
+        picture=ref_to_proto(job.inputs["picture"]),
+        sound=ref_to_proto(job.inputs["sound"]),
+        title=job.spec.prompt[:TITLE_CHARACTERS],
+    )
+
+
+DENOISER_PRIORITY = {
+    Priority.INTERACTIVE: denoiser_pb2.PRIORITY_INTERACTIVE,
+    Priority.STANDARD: denoiser_pb2.PRIORITY_STANDARD,
+    Priority.BATCH: denoiser_pb2.PRIORITY_BATCH,
+}
+AUDIO_INTENT = {
+    AudioIntent.FULL: audio_pb2.AUDIO_INTENT_FULL,
+    AudioIntent.AMBIENCE: audio_pb2.AUDIO_INTENT_AMBIENCE,
+    AudioIntent.EFFECTS: audio_pb2.AUDIO_INTENT_EFFECTS,
+    AudioIntent.SILENT: audio_pb2.AUDIO_INTENT_SILENT,
+}
+
+
+def _attempt(job: Job) -> artifact_pb2.Attempt:
+    return artifact_pb2.Attempt(tenant=job.key.tenant, video_id=job.key.video_id, attempt=job.attempt)

@@ -1,0 +1,113 @@
+"""The database's tables. Portable between SQLite and PostgreSQL; `migrations/` creates them, a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String
+from sqlalchemy import text as sql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time with zone; SQLite forgets the zone, so it is put back. Naive times are refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=value.tzinfo or UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class VideoRow(Base):
+    """One video. `status` is JSON of `video.Status`; `state` repeats its state so that SQL can ask for it."""
+
+    __tablename__ = "videos"
+    __table_args__ = (
+        Index("ix_videos_tenant_create_time_video_id", "tenant", "create_time", "video_id"),
+        Index("ix_videos_state_update_time", "state", "update_time"),
+        Index(
+            "uq_videos_tenant_request_id",
+            "tenant",
+            "request_id",
+            unique=True,
+            sqlite_where=sql("request_id <> ''"),
+            postgresql_where=sql("request_id <> ''"),
+        ),
+    )
+
+    video_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(63))
+    request_id: Mapped[str] = mapped_column(String(64))
+    request_hash: Mapped[str] = mapped_column(String(64))
+    model: Mapped[str] = mapped_column(String(63))
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    image: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    priority: Mapped[str] = mapped_column(String(16))
+    deadline: Mapped[datetime | None] = mapped_column(UtcTime)
+    create_time: Mapped[datetime] = mapped_column(UtcTime)
+    update_time: Mapped[datetime] = mapped_column(UtcTime)
+    expected_seconds: Mapped[dict[str, float]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(16))
+    status: Mapped[dict[str, Any]] = mapped_column(JSON)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+
+
+class EventRow(Base):
+    """Append-only. `sequence` grows by one with every event of a video; `status` is the video's after the event."""
+
+    __tablename__ = "events"
+
+    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    time: Mapped[datetime] = mapped_column(UtcTime)
+    status: Mapped[dict[str, Any]] = mapped_column(JSON)
+    preview_jpeg: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class AttemptRow(Base):
+    """One try of one stage. The row with `won` holds the outputs that the following stages read; at most one a stage."""
+
+    __tablename__ = "stage_attempts"
+    __table_args__ = (
+        Index(
+            "uq_stage_attempts_winner",
+            "video_id",
+            "stage",
+            unique=True,
+            sqlite_where=sql("won = 1"),
+            postgresql_where=sql("won = 1"),
+        ),
+        Index("ix_stage_attempts_model_stage_end_time", "model", "stage", "end_time"),
+    )
+
+    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(16), primary_key=True)
+    attempt: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(String(63))
+    work_units: Mapped[float] = mapped_column(Float)
+    start_time: Mapped[datetime] = mapped_column(UtcTime)
+    end_time: Mapped[datetime | None] = mapped_column(UtcTime)
+    outcome: Mapped[str] = mapped_column(String(64))
+    won: Mapped[int] = mapped_column(Integer)
+    seconds: Mapped[float] = mapped_column(Float)
+    load_seconds: Mapped[float] = mapped_column(Float)
+    gpu_seconds: Mapped[float] = mapped_column(Float)
+    duration_seconds: Mapped[float] = mapped_column(Float)
+    outputs: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -1,0 +1,117 @@
+"""One video, start to end: the five stages on one page.
+
+Workflow code is replayed, so it must be deterministic: no clock, no randomness, no input or output here. What happens is in
+`activities.py`. Only references travel through Temporal; prompts and settings stay in the gateway's database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType, is_cancelled_exception
+from temporalio.workflow import ActivityCancellationType
+
+with workflow.unsafe.imports_passed_through():
+    from libs.artifacts import Ref
+    from services.gateway.video import Stage, VideoError, VideoKey
+
+HEARTBEAT_TIMEOUT = timedelta(seconds=20)
+"""A worker that is silent for this long is taken for dead, and the stage is tried again elsewhere."""
+
+STAGE_TIMEOUT = timedelta(hours=6)
+"""For one attempt. Generous: a stage that hangs is found by its silence, long before."""
+
+STAGE_RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=30),
+    maximum_attempts=8,
+)
+"""Activities say of each error whether it may be retried; this bounds how often, over about a minute and a half."""
+
+RECORD_RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10), maximum_attempts=60
+)
+RECORD_TIMEOUT = timedelta(seconds=30)
+
+VIDEO_ENDED = "VIDEO_ENDED"
+"""Reason given by an activity that finds its video cancelled, deleted or otherwise at its end."""
+
+
+@dataclass(frozen=True)
+class StageInput:
+    key: VideoKey
+    inputs: dict[str, Ref] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    refs: dict[str, Ref]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    key: VideoKey
+    error: VideoError | None = None
+
+
+@workflow.defn(name="MakeVideo")
+class MakeVideo:
+    @workflow.run
+    async def run(self, key: VideoKey) -> None:
+        try:
+            await self._make(key)
+        except ActivityError as failure:
+            error = None if is_cancelled_exception(failure) or _has_ended(failure) else _error_of(failure)
+            await self._conclude(key, error)
+        else:
+            await self._conclude(key, None)
+
+    async def _make(self, key: VideoKey) -> None:
+        conditioning = (await self._stage(Stage.ENCODE, key)).refs["conditioning"]
+        latents = (await self._stage(Stage.DENOISE, key, conditioning=conditioning)).refs["latents"]
+        picture = (await self._stage(Stage.RENDER, key, latents=latents)).refs["picture"]
+        sound = (await self._stage(Stage.SYNTHESIZE, key, picture=picture, latents=latents)).refs["sound"]
+        await self._stage(Stage.MUX, key, picture=picture, sound=sound)
+
+    async def _stage(self, stage: Stage, key: VideoKey, **inputs: Ref) -> StageOutput:
+        """A cancelled video's stage is waited for: it reports back once its work has stopped."""
+        output: StageOutput = await workflow.execute_activity(
+            stage.value,
+            StageInput(key, inputs),
+            result_type=StageOutput,
+            start_to_close_timeout=STAGE_TIMEOUT,
+            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            retry_policy=STAGE_RETRY,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+        return output
+
+    async def _conclude(self, key: VideoKey, error: VideoError | None) -> None:
+        """Local: it must not queue behind other videos' stages."""
+        await workflow.execute_local_activity(
+            "conclude",
+            Conclusion(key, error),
+            start_to_close_timeout=RECORD_TIMEOUT,
+            retry_policy=RECORD_RETRY,
+        )
+
+
+def _has_ended(failure: ActivityError) -> bool:
+    return isinstance(failure.cause, ApplicationError) and failure.cause.type == VIDEO_ENDED
+
+
+def _error_of(failure: ActivityError) -> VideoError:
+    stage = Stage(failure.activity_type)
+    match failure.cause:
+        case ApplicationError() as error:
+            return VideoError(error.type or "INTERNAL", error.message, stage)
+        case TimeoutError(type=TimeoutType.HEARTBEAT):
+            return VideoError("WORKER_LOST", "the processes that made this video were lost too often", stage)
+        case TimeoutError():
+            return VideoError("STAGE_TIMEOUT", f"{stage} took more than {STAGE_TIMEOUT}", stage)
+        case _:
+            return VideoError("INTERNAL", "internal error", stage)
