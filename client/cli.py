@@ -1,0 +1,243 @@
+"""The ``soundstage`` command.
+
+Exit codes: 0 done · 1 the video failed or was cancelled, or a file could not be fetched · 2 the request must be
+changed · 3 no server answers · 4 there is no such video · 5 not now (a limit, a state, a deadline) · 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import grpc
+from google.protobuf.json_format import MessageToJson
+from rich.console import Console
+from soundstage.video.v1 import video_pb2 as pb
+
+from client.errors import SoundstageClientError, SoundstageRpcError, WaitTimeoutError
+from client.progress import ProgressDisplay, stage_table, state_name
+from client.request import AudioName, PresetName, PriorityName
+from client.sync import SoundstageClient
+from client.text import describe, failure_of, json_text, model_text, video_line, video_text
+
+__all__ = ["ProblemForPeople", "main"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ADDRESS_FILE = Path(".state") / "address"
+
+EXIT_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 2,
+    grpc.StatusCode.ALREADY_EXISTS: 2,
+    grpc.StatusCode.OUT_OF_RANGE: 2,
+    grpc.StatusCode.UNAVAILABLE: 3,
+    grpc.StatusCode.NOT_FOUND: 4,
+    grpc.StatusCode.FAILED_PRECONDITION: 5,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 5,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 5,
+}
+STATE_CHOICES = [
+    name.removeprefix("STATE_").lower() for name in pb.State.DESCRIPTOR.values_by_name if name != "STATE_UNSPECIFIED"
+]
+
+
+class ProblemForPeople(click.ClickException):
+    """Prints ``Error: ...`` and ends the command with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        vars(self)["exit_code"] = exit_code
+
+
+@click.group(epilog="Exit codes: 1 video failed, 2 change the request, 3 no server, 4 no such video, 5 not now.")
+def main() -> None:
+    """Makes videos with sound on a Soundstage server."""
+
+
+def _running_stack() -> str:
+    """The address that `make up` wrote: from here upwards, or in the repository that this command is installed from."""
+    for folder in (Path.cwd(), *Path.cwd().parents, REPOSITORY):
+        if (folder / ADDRESS_FILE).is_file():
+            return (folder / ADDRESS_FILE).read_text().strip()
+    raise ProblemForPeople("no server is named and none runs here: use --address HOST:PORT, or start one: make up", 3)
+
+
+@contextmanager
+def _client(address: str | None) -> Iterator[SoundstageClient]:
+    """A client whose errors are told to a person."""
+    where = address or _running_stack()
+    try:
+        with SoundstageClient(where) as client:
+            yield client
+    except SoundstageRpcError as error:
+        raise ProblemForPeople(describe(error, where), EXIT_CODES.get(error.code, 1)) from error
+    except WaitTimeoutError as error:
+        raise ProblemForPeople(str(error), 5) from error
+    except ValueError as error:
+        raise ProblemForPeople(str(error), 2) from error
+    except (SoundstageClientError, OSError) as error:
+        raise ProblemForPeople(str(error), 1) from error
+    except KeyboardInterrupt:
+        raise ProblemForPeople("stopped", 130) from None
+
+
+def calls_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command ``--address`` and, as its first argument, a client for it."""
+
+    @click.option("--address", envvar="SOUNDSTAGE_ADDRESS", help="host:port of the server; default: that of `make up`.")
+    @wraps(command)
+    def run(*, address: str | None, **options: object) -> None:
+        with _client(address) as client:
+            command(client, **options)
+
+    return run
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--model", default="", help="As `soundstage models` lists them.")
+@click.option("--negative", default="", help="What to keep out of the picture.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="First frame: PNG, JPEG.")
+@click.option("--duration", type=float, help="Seconds.")
+@click.option("--width", type=int, help="Pixels.")
+@click.option("--height", type=int, help="Pixels.")
+@click.option("--fps", type=float, help="Frames a second.")
+@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--guidance", type=float, help="Guidance scale; 1 is none.")
+@click.option("--seed", type=int, help="The same request with the same seed gives the same video.")
+@click.option("--preset", type=click.Choice(get_args(PresetName)))
+@click.option("--audio", type=click.Choice(get_args(AudioName)), help="What is to be heard.")
+@click.option("--priority", type=click.Choice(get_args(PriorityName)))
+@click.option("--request-id", help="A UUID: a repeat with the same one makes no second video.")
+@click.option("--wait", is_flag=True, help="Follow it until it is ready; Ctrl-C cancels it.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Bring the MP4 here; implies --wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print the video as JSON.")
+@calls_server
+def create(client: SoundstageClient, prompt: str, wait: bool, out: Path | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401  click passes the options above
+    """Asks for a video of PROMPT."""
+    video = client.create(prompt, **_spec_arguments(options))
+    if not wait and out is None:
+        click.echo(json_text(video) if as_json else video.name)
+        return
+    Console(stderr=True).print(f"{video.name}, seed {video.spec.seed}", highlight=False)
+    video = _follow_or_cancel(client, video)
+    _raise_unless_succeeded(video)
+    if out is not None:
+        client.download(video, out)
+    click.echo(json_text(video) if as_json else out or video.result.video_url)
+
+
+@main.command()
+@click.argument("video")
+@calls_server
+def watch(client: SoundstageClient, video: str) -> None:
+    """Follows VIDEO until it ends. Ctrl-C stops the watching, not the video."""
+    ended = _follow(client, video)
+    _raise_unless_succeeded(ended)
+    click.echo(ended.result.video_url)
+
+
+@main.command()
+@click.argument("video")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Bring the MP4 here, if it is ready.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@calls_server
+def get(client: SoundstageClient, video: str, out: Path | None, as_json: bool) -> None:
+    """Shows VIDEO, as it is now."""
+    found = client.get(video)
+    if out is not None:
+        client.download(found, out)
+    if as_json:
+        click.echo(json_text(found))
+        return
+    click.echo(video_text(found))
+    if found.stage_timings:
+        Console().print(stage_table(found))
+
+
+@main.command(name="list")
+@click.option("--state", "states", type=click.Choice(STATE_CHOICES), multiple=True, help="Only these; may be repeated.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@calls_server
+def list_videos(client: SoundstageClient, states: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Lists your videos, newest first."""
+    wanted = [pb.State.Value(f"STATE_{state.upper()}") for state in states]
+    for video, _ in zip(client.list(states=wanted, page_size=min(limit, 200)), range(limit), strict=False):
+        click.echo(json_text(video, indent=None) if as_json else video_line(video))
+
+
+@main.command()
+@click.argument("video")
+@click.option("--reason", default="", help="Why, for the log.")
+@calls_server
+def cancel(client: SoundstageClient, video: str, reason: str) -> None:
+    """Asks VIDEO to stop."""
+    stopped = client.cancel(video, reason=reason)
+    click.echo(f"{stopped.name} {state_name(stopped)}")
+
+
+@main.command()
+@click.argument("video")
+@calls_server
+def delete(client: SoundstageClient, video: str) -> None:
+    """Removes VIDEO, which must have ended, with its files."""
+    client.delete(video)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@calls_server
+def models(client: SoundstageClient, as_json: bool) -> None:
+    """Lists the models that can be asked for; the first is the default."""
+    for model in client.models():
+        click.echo(MessageToJson(model, indent=None) if as_json else model_text(model))
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--model", default="")
+@calls_server
+def analyze(client: SoundstageClient, prompt: str, model: str) -> None:
+    """Says how well a model is likely to understand PROMPT."""
+    answer = client.analyze(prompt, model=model)
+    click.echo(f"{answer.score:.0%}")
+    for finding in answer.findings:
+        click.echo(f"{'+' if finding.positive else '-'} {finding.aspect}: {finding.message}")
+    for suggestion in answer.suggestions:
+        click.echo(f"try: {suggestion}")
+
+
+def _spec_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    renamed = {
+        "negative": "negative_prompt",
+        "steps": "num_inference_steps",
+        "guidance": "guidance_scale",
+        "audio": "audio_intent",
+    }
+    return {renamed.get(name, name): value for name, value in options.items()}
+
+
+def _follow(client: SoundstageClient, video: str | pb.Video) -> pb.Video:
+    with ProgressDisplay(Console(stderr=True)) as display:
+        return client.wait(video, on_event=lambda event: display.update(event.video))
+
+
+def _follow_or_cancel(client: SoundstageClient, video: pb.Video) -> pb.Video:
+    try:
+        return _follow(client, video)
+    except KeyboardInterrupt:
+        client.cancel(video, reason="Ctrl-C")
+        raise ProblemForPeople(f"{video.name} cancelled", 130) from None
+
+
+def _raise_unless_succeeded(video: pb.Video) -> None:
+    if video.state != pb.STATE_SUCCEEDED:
+        raise ProblemForPeople(failure_of(video), 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Videos, models and errors as somebody at a terminal reads them."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToJson
+from soundstage.video.v1 import video_pb2 as pb
+
+from client.aio import TERMINAL_STATES
+from client.errors import SoundstageRpcError
+from client.progress import stage_name, state_name, step_text
+
+__all__ = ["OPTION_OF_FIELD", "describe", "failure_of", "json_text", "model_text", "video_line", "video_text"]
+
+# What a person typed, for the field that the server names.
+OPTION_OF_FIELD = {
+    "spec.prompt": "PROMPT",
+    "prompt": "PROMPT",
+    "spec.negative_prompt": "--negative",
+    "spec.image": "--image",
+    "spec.duration": "--duration",
+    "spec.width": "--width",
+    "spec.height": "--height",
+    "spec.fps": "--fps",
+    "spec.num_inference_steps": "--steps",
+    "spec.guidance_scale": "--guidance",
+    "spec.seed": "--seed",
+    "spec.model": "--model",
+    "model": "--model",
+    "spec.preset": "--preset",
+    "spec.audio_intent": "--audio",
+    "priority": "--priority",
+    "request_id": "--request-id",
+    "name": "VIDEO",
+}
+
+
+def describe(error: SoundstageRpcError, address: str) -> str:
+    """An error as somebody at a terminal needs it: what they typed, and what to change."""
+    if error.violations:
+        return "\n".join(f"{OPTION_OF_FIELD.get(v.field, v.field)}: {v.description}" for v in error.violations)
+    if error.code is grpc.StatusCode.UNAVAILABLE and not error.reason:
+        return f"no Soundstage server answers at {address}: start one with `make up`, or name one with --address"
+    return f"{error.message} ({error.reason})" if error.reason else f"{error.code.name}: {error.message}"
+
+
+def failure_of(video: pb.Video) -> str:
+    """Why a video that has ended has no result."""
+    if video.state == pb.STATE_CANCELLED:
+        return f"{video.name} was cancelled"
+    stage = pb.Stage.Name(video.error.stage).removeprefix("STAGE_").lower()
+    return f"{video.name} failed in stage {stage}: {video.error.message} ({video.error.reason})"
+
+
+def video_text(video: pb.Video) -> str:
+    lines = [video_line(video)]
+    if video.HasField("result"):
+        lines.append(f"video   {video.result.video_url}")
+        lines.append(f"poster  {video.result.poster_url}")
+        lines.append(f"sha256  {video.result.sha256}, {video.result.size_bytes} bytes")
+    if video.state in (pb.STATE_FAILED, pb.STATE_CANCELLED):
+        lines.append(failure_of(video))
+    return "\n".join(lines)
+
+
+def video_line(video: pb.Video) -> str:
+    when = video.create_time.ToDatetime().isoformat(" ", "seconds")
+    doing = "" if video.state in TERMINAL_STATES else f"{stage_name(video)} {step_text(video)}"
+    prompt = " ".join(video.spec.prompt.split())
+    return f"{video.name}  {when}  {state_name(video):<10} {doing:<28} {prompt[:60]}"
+
+
+def model_text(model: pb.Model) -> str:
+    limits, defaults = model.limits, model.defaults
+    sizes = ", ".join(f"{size.width}x{size.height}" for size in limits.sizes)
+    return (
+        f"{model.name}: {model.description}\n"
+        f"  {sizes} at {', '.join(f'{fps:g}' for fps in limits.fps)} frames/s, "
+        f"{_seconds(limits.min_duration)} to {_seconds(limits.max_duration)} s "
+        f"(default {_seconds(defaults.duration)}), "
+        f"{defaults.num_inference_steps} steps (fast {defaults.fast_num_inference_steps}, "
+        f"at most {limits.max_num_inference_steps}), first frame: {'yes' if model.image_to_video else 'no'}"
+    )
+
+
+def _seconds(duration: Duration) -> str:
+    return f"{duration.ToTimedelta().total_seconds():g}"
+
+
+def json_text(video: pb.Video, *, indent: int | None = 2) -> str:
+    return MessageToJson(video, indent=indent, preserving_proto_field_name=True)
