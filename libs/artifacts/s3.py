@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,10 +22,10 @@ from libs.artifacts.integrity import missing, ref_of, verify, write_atomically
 from libs.artifacts.ref import Ref, checked_key
 from libs.errors import FailedPrecondition, SoundstageError, Unavailable
 
-__all__ = ["S3Address", "S3Store"]
+__all__ = ["Patience", "S3Address", "S3Store"]
 
 _CHUNK_BYTES = 1 << 20
-_MISSING_CODES = {"NoSuchKey", "NoSuchVersion", "ResourceNotFound"}
+_MISSING_CODES = {"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "ResourceNotFound"}
 _REFUSED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}
 
 
@@ -39,18 +40,31 @@ class S3Address:
     public_endpoint: str = ""
 
 
-class S3Store:
-    """Creates the bucket at the first write when it is not there. Waits are bounded: see `_http_pool`."""
+@dataclass(frozen=True)
+class Patience:
+    """How long one request may take. minio's own pool waits 5 min and tries 6 times."""
 
-    def __init__(self, address: S3Address, *, access_key: str, secret_key: str) -> None:
+    connect_seconds: float = 3.0
+    silence_seconds: float = 20.0
+    tries: int = 4
+
+
+_PATIENCE = Patience()
+
+
+class S3Store:
+    """Creates the bucket at the first write when it is not there. Every wait is bounded by `Patience`."""
+
+    def __init__(self, address: S3Address, *, access_key: str, secret_key: str, patience: Patience = _PATIENCE) -> None:
         self._bucket = address.bucket
         self._root = f"s3://{address.bucket}/"
         self._region = address.region
-        host, secure = _host_of(address.public_endpoint, address) if address.public_endpoint else (None, False)
-        keys = {"access_key": access_key, "secret_key": secret_key, "region": address.region}
-        self._client = Minio(address.endpoint, secure=address.secure, http_client=_http_pool(), **keys)
+        pool = _http_pool(patience)
+        connect = partial(Minio, access_key=access_key, secret_key=secret_key, region=address.region, http_client=pool)
+        self._client = connect(address.endpoint, secure=address.secure)
         # The host is part of a signature: a URL signed for the inner address is refused at the outer one.
-        self._signer = Minio(host, secure=secure, **keys) if host else self._client
+        host, secure = _outer_host(address)
+        self._signer = connect(host, secure=secure)
         self._bucket_lock = threading.Lock()
         self._bucket_ready = False
 
@@ -88,6 +102,7 @@ class S3Store:
     def delete_prefix(self, prefix: str) -> int:
         below = checked_key(prefix.rstrip("/")) + "/"
         with self._named_errors():
+            self._ensure_bucket()
             keys = [item.object_name for item in self._client.list_objects(self._bucket, below, recursive=True)]
             failures = list(self._client.remove_objects(self._bucket, map(DeleteObject, keys)))
         if failures:
@@ -102,7 +117,6 @@ class S3Store:
             while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
                 left -= len(chunk)
                 yield chunk
-        response.release_conn()
 
     def _key_of(self, ref: Ref) -> str:
         key = ref.uri.removeprefix(self._root)
@@ -151,13 +165,10 @@ def _unavailable(what: str) -> Unavailable:
     return Unavailable(f"the artifact store cannot be used now ({what}); try again", reason="STORE_UNAVAILABLE")
 
 
-def _http_pool() -> urllib3.PoolManager:
-    """minio's own pool waits 5 min and retries 5 times. Here: 4 tries, 3 s to connect, 20 s of silence, with jitter.
-
-    Every request is retried, also PUT and POST: writing the same bytes under the same key twice is harmless.
-    """
+def _http_pool(patience: Patience) -> urllib3.PoolManager:
+    """Tries every request again, also PUT and POST: writing the same bytes under the same key twice is harmless."""
     retry = urllib3.Retry(
-        total=3,
+        total=patience.tries - 1,
         backoff_factor=0.2,
         backoff_max=2.0,
         backoff_jitter=0.2,
@@ -165,12 +176,14 @@ def _http_pool() -> urllib3.PoolManager:
         allowed_methods=None,
         respect_retry_after_header=False,
     )
-    return urllib3.PoolManager(maxsize=16, timeout=urllib3.Timeout(connect=3.0, read=20.0), retries=retry)
+    timeout = urllib3.Timeout(connect=patience.connect_seconds, read=patience.silence_seconds)
+    return urllib3.PoolManager(maxsize=16, timeout=timeout, retries=retry)
 
 
-def _host_of(public_endpoint: str, address: S3Address) -> tuple[str, bool]:
-    """host:port and whether it is TLS; without a scheme the same as the inner endpoint."""
-    if "://" not in public_endpoint:
-        return public_endpoint, address.secure
-    parts = urlsplit(public_endpoint)
+def _outer_host(address: S3Address) -> tuple[str, bool]:
+    """host:port for callers, and whether it is TLS: as the inner endpoint where nothing else is said."""
+    outer = address.public_endpoint or address.endpoint
+    if "://" not in outer:
+        return outer, address.secure
+    parts = urlsplit(outer)
     return parts.netloc, parts.scheme == "https"

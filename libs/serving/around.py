@@ -35,10 +35,10 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        handler = await continuation(handler_call_details)
+    ) -> Any:  # noqa: ANN401 (None, for an unknown method, must pass; the stubs know only handlers)
+        handler: Any = await continuation(handler_call_details)
         # None: no such method. Streaming requests: only gRPC's own reflection has them.
         if handler is None or handler.request_streaming:
             return handler

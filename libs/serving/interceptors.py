@@ -82,7 +82,7 @@ class MetricsInterceptor(AroundInterceptor):
 
 def _code_of(call: Call) -> str:
     """The code the call ended with. grpc.aio gives 0, a number or a StatusCode."""
-    code = call.context.code()
+    code: object = call.context.code()
     if isinstance(code, grpc.StatusCode):
         return code.name
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), "OK")

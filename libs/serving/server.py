@@ -71,7 +71,8 @@ async def serve(
     """Run until SIGTERM or SIGINT. A second signal ends the process at once, as it would without us."""
     stopping = asyncio.Event()
     with _on_signal(stopping.set):
-        async with running(settings, endpoints, start=_unless(stopping, start), stop=stop, registry=registry) as server:
+        start_or_stop = _unless(stopping, start)
+        async with running(settings, endpoints, start=start_or_stop, stop=stop, registry=registry) as server:
             _log.info("serving", extra={"address": server.address, "metrics_port": server.metrics_port})
             await stopping.wait()
             _log.info("stopping", extra={"grace_seconds": settings.grace_seconds})

@@ -1,0 +1,140 @@
+"""What only an S3 store does: presigned URLs, refusals, servers that are slow, broken or away."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+
+from libs.artifacts import Ref, S3Address, S3Store, open_store
+from libs.artifacts.s3 import Patience
+from libs.errors import FailedPrecondition, Unavailable
+from tests.support.s3 import S3Server
+
+HASTY = Patience(connect_seconds=0.3, silence_seconds=0.3, tries=2)
+EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+REF = Ref("s3://bucket/a/b", "text/plain", 0, EMPTY_SHA256)
+
+
+def _store(endpoint: str, patience: Patience = HASTY, **address: str) -> S3Store:
+    where = S3Address(bucket="bucket", endpoint=endpoint, secure=False, **address)
+    return S3Store(where, access_key="key", secret_key="secret", patience=patience)
+
+
+def _bucket_store(server: S3Server) -> S3Store:
+    store = open_store(
+        server.url(f"t-{uuid.uuid4().hex[:16]}"), access_key=server.access_key, secret_key=server.secret_key
+    )
+    assert isinstance(store, S3Store)
+    return store
+
+
+def _get(url: str) -> tuple[int, bytes, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read(), answer.headers["Content-Type"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, b"", ""
+
+
+def test_presigned_url_is_readable_without_keys(s3_server: S3Server) -> None:
+    store = _bucket_store(s3_server)
+    ref = store.put("acme/v1/muxer/1/video.mp4", b"picture", "video/mp4")
+    assert _get(store.url(ref, timedelta(minutes=5))) == (200, b"picture", "video/mp4")
+
+
+def test_presigned_url_does_not_open_another_object(s3_server: S3Server) -> None:
+    store = _bucket_store(s3_server)
+    ref = store.put("acme/v1/a", b"mine", "text/plain")
+    store.put("other/v1/a", b"theirs", "text/plain")
+    assert _get(store.url(ref, timedelta(minutes=5)).replace("/acme/", "/other/"))[0] == 403
+
+
+def test_presigned_url_expires(s3_server: S3Server) -> None:
+    store = _bucket_store(s3_server)
+    url = store.url(store.put("acme/v1/a", b"mine", "text/plain"), timedelta(seconds=1))
+    time.sleep(2.1)
+    assert _get(url)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("public_endpoint", "begin"),
+    [
+        ("", "http://inner.invalid:9000/"),
+        ("outer.example:443", "http://outer.example:443/"),
+        ("https://media.example", "https://media.example/"),
+    ],
+)
+def test_urls_name_the_public_endpoint_and_need_no_network(public_endpoint: str, begin: str) -> None:
+    url = _store("inner.invalid:9000", public_endpoint=public_endpoint).url(REF, timedelta(minutes=5))
+    assert url.startswith(f"{begin}bucket/a/b?")
+    assert "X-Amz-Expires=300" in urlsplit(url).query
+
+
+def test_wrong_secret_is_refused_with_what_to_check(s3_server: S3Server) -> None:
+    store = open_store(s3_server.url("bucket"), access_key=s3_server.access_key, secret_key="wrong")
+    with pytest.raises(FailedPrecondition, match="access keys") as caught:
+        store.put("acme/v1/a", b"x", "text/plain")
+    assert caught.value.reason == "STORE_REFUSED"
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        store = _store(f"127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(Unavailable) as caught:
+            store.put("a/b", b"x", "text/plain")
+    assert caught.value.reason == "STORE_UNAVAILABLE"
+
+
+def test_a_silent_server_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            _store(f"127.0.0.1:{silent.getsockname()[1]}").get(REF)
+        assert time.monotonic() - began < 5
+
+
+def test_a_busy_server_is_asked_again() -> None:
+    with _answering(503, 503, 200) as (endpoint, requests):
+        assert _store(endpoint, Patience(tries=4)).get(REF) == b""
+    assert len(requests) == 3
+
+
+def test_a_server_that_stays_busy_is_given_up() -> None:
+    with _answering(503) as (endpoint, requests), pytest.raises(Unavailable):
+        _store(endpoint, Patience(tries=3)).get(REF)
+    assert len(requests) == 3
+
+
+@contextmanager
+def _answering(*codes: int) -> Iterator[tuple[str, list[str]]]:
+    """A server that answers with ``codes`` in turn, the last one for ever; yields its endpoint and the requests."""
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            code = codes[min(len(requests), len(codes) - 1)]
+            requests.append(self.path)
+            self.send_response(code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}", requests
+        server.shutdown()
