@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToJson
@@ -36,10 +38,10 @@ OPTION_OF_FIELD = {
 }
 
 
-def describe(error: SoundstageRpcError, address: str) -> str:
+def describe(error: SoundstageRpcError, address: str, typed: Mapping[str, str] = OPTION_OF_FIELD) -> str:
     """An error as somebody at a terminal needs it: what they typed, and what to change."""
     if error.violations:
-        return "\n".join(f"{OPTION_OF_FIELD.get(v.field, v.field)}: {v.description}" for v in error.violations)
+        return "\n".join(f"{typed.get(v.field, v.field)}: {v.description}" for v in error.violations)
     if error.code is grpc.StatusCode.UNAVAILABLE and not error.reason:
         return f"no Soundstage server answers at {address}: start one with `make up`, or name one with --address"
     return f"{error.message} ({error.reason})" if error.reason else f"{error.code.name}: {error.message}"

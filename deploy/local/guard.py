@@ -1,0 +1,25 @@
+"""Runs a command that is told to end when its parent dies: ``python guard.py PARENT_PID COMMAND...``.
+
+A program of its own because the request must be made by the child itself, and doing that between fork and exec of a
+process with threads is not safe. Only Linux has it; elsewhere the command runs unguarded and `make down` finds it.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the request was made
+        return
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

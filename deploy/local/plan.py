@@ -1,0 +1,91 @@
+"""Which processes make up Soundstage on one machine, and what each is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.ports import free_ports
+from deploy.local.state import State
+
+__all__ = ["MODELS", "REPOSITORY", "STAGES", "Planned", "plan"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+MODELS = REPOSITORY / "models"
+STAGES = ("encoder", "denoiser", "audio", "muxer")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+GRACE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A process to start. needs: names that must be ready before."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    port: int
+    needs: tuple[str, ...] = ()
+
+
+def plan(state: State, inherited: Mapping[str, str]) -> list[Planned]:
+    """All processes with ports of their own; the gateway is last. ``inherited`` settings win over the defaults here."""
+    names = ("temporal", *STAGES, "gateway")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    base = {**_thread_counts(), "PYTHONUNBUFFERED": "1", **inherited}
+    temporal = Planned("temporal", _temporal_command(state, ports["temporal"]), base, ports["temporal"])
+    stages = [_service(name, ports[name], state, base, {}) for name in STAGES]
+    gateway = _service("gateway", ports["gateway"], state, base, _gateway_settings(state, ports), needs=("temporal",))
+    return [temporal, *stages, gateway]
+
+
+def _service(
+    name: str,
+    port: int,
+    state: State,
+    base: Mapping[str, str],
+    wiring: Mapping[str, str],
+    needs: tuple[str, ...] = (),
+) -> Planned:
+    """wiring: settings that name the other processes, which a setting from outside cannot know better."""
+    defaults = {
+        "GRACE_SECONDS": str(GRACE_SECONDS),
+        "ARTIFACTS_URL": state.artifacts.as_uri(),
+        "MODELS_DIR": str(MODELS),
+    }
+    prefix = f"SOUNDSTAGE_{name.upper()}_"
+    environment = {
+        **{prefix + field: value for field, value in defaults.items()},
+        **base,
+        **{prefix + field: value for field, value in wiring.items()},
+        prefix + "GRPC_PORT": str(port),
+    }
+    return Planned(name, (sys.executable, "-m", f"services.{name}"), environment, port, needs)
+
+
+def _gateway_settings(state: State, ports: Mapping[str, int]) -> dict[str, str]:
+    stages = {f"{name.upper()}_ADDRESS": f"127.0.0.1:{ports[name]}" for name in STAGES}
+    return {
+        **stages,
+        "DATABASE_URL": f"sqlite+aiosqlite:///{state.records}",
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{ports['temporal']}",
+    }
+
+
+def _temporal_command(state: State, port: int) -> tuple[str, ...]:
+    beside_python = Path(sys.executable).with_name("temporal")
+    program = str(beside_python) if beside_python.exists() else shutil.which("temporal")
+    if program is None:
+        raise FileNotFoundError("Temporal's program is not installed: run `make setup`")
+    where = ("--ip", "127.0.0.1", "--port", str(port), "--db-filename", str(state.workflows))
+    return (program, "server", "start-dev", "--headless", "--log-level", "warn", *where)
+
+
+def _thread_counts() -> dict[str, str]:
+    """One video is in one stage at a time, so each service may use every core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return dict.fromkeys(THREAD_VARIABLES, str(cores))

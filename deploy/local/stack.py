@@ -1,0 +1,98 @@
+"""Starts, finds and stops the processes of a plan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deploy.local.health import NotReadyError, is_serving, wait_until_serving
+from deploy.local.plan import REPOSITORY, Planned, plan
+from deploy.local.processes import Process, start, stop, tail
+from deploy.local.state import State
+
+__all__ = ["GRACE_SECONDS", "READY_SECONDS", "is_up", "start_stack", "stop_stack"]
+
+# On a slow disk, importing torch and reading a model takes most of a minute, and four services do it on the same cores.
+READY_SECONDS = 240.0
+# The services' own grace is 5 s; what is not gone soon after that hangs.
+GRACE_SECONDS = 10.0
+TEMPORAL_HEALTH = "temporal.api.workflowservice.v1.WorkflowService"
+
+Say = Callable[[str], None]
+
+
+def is_up(state: State) -> bool:
+    """All its processes live and the gateway answers."""
+    processes = state.processes()
+    if not state.address or not processes or not all(process.is_alive() for process in processes):
+        return False
+    return is_serving(processes[-1].port)
+
+
+def start_stack(state: State, *, end_with_parent: bool, say: Say) -> str:
+    """Starts everything and returns the gateway's address, with nothing left running where that fails.
+
+    Raises NotReadyError with the end of the log of the process that is to blame. Stale processes are stopped first.
+    """
+    state.make_folders()
+    stop_stack(state)
+    planned = plan(state, os.environ)
+    running: list[Process] = []
+    try:
+        for part in planned:
+            _wait_for([process for process in running if process.name in part.needs], running)
+            running.append(_start(part, state, end_with_parent))
+            state.write_processes(running)  # at once: whatever happens now, `down` finds them
+        say(f"starting {', '.join(process.name for process in running)}")
+        _wait_for(running, running, say)
+    except BaseException:
+        stop_stack(state)
+        raise
+    address = f"127.0.0.1:{running[-1].port}"
+    state.write_address(address)
+    return address
+
+
+def stop_stack(state: State) -> list[str]:
+    """Stops what was started, also by a run that is long gone. Returns the names of those that had to be killed."""
+    # The gateway and its workflows first would be kinder, but every part must bear the loss of any other.
+    killed = stop(state.processes(), grace_seconds=GRACE_SECONDS)
+    state.forget()
+    return killed
+
+
+def _start(part: Planned, state: State, end_with_parent: bool) -> Process:
+    log = state.logs / f"{part.name}.log"
+    return start(
+        part.name,
+        part.command,
+        part.environment,
+        folder=REPOSITORY,
+        port=part.port,
+        log=log,
+        end_with_parent=end_with_parent,
+    )
+
+
+def _wait_for(processes: Sequence[Process], all_running: Sequence[Process], say: Say | None = None) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    for process in processes:
+        service = TEMPORAL_HEALTH if process.name == "temporal" else ""
+        if not wait_until_serving(
+            process.port, service, deadline=deadline, check_alive=lambda: _check_alive(all_running)
+        ):
+            raise NotReadyError(f"{process.name} was not ready after {READY_SECONDS:g} s{_log_of(process)}")
+        if say is not None:
+            say(f"{process.name} is ready")
+
+
+def _check_alive(processes: Sequence[Process]) -> None:
+    for process in processes:
+        if not process.is_alive():
+            raise NotReadyError(f"{process.name} ended while it started{_log_of(process)}")
+
+
+def _log_of(process: Process) -> str:
+    return f"; the end of {process.log}:\n\n{tail(Path(process.log))}\n"
