@@ -1,0 +1,1 @@
+"""Turns latents into a picture, and picture and sound into the file that is delivered."""

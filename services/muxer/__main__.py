@@ -1,0 +1,47 @@
+"""Starts the muxer: settings, objects, server."""
+
+from __future__ import annotations
+
+import asyncio
+
+from soundstage.muxer.v1 import muxer_pb2_grpc as rpc
+
+from libs.artifacts import open_store
+from libs.catalog import Catalog
+from libs.families import PipelineCache, load_decode, use_threads
+from libs.serving import Endpoint, configure_logging, serve
+from services.muxer.metrics import MuxerMetrics
+from services.muxer.mux import Muxer
+from services.muxer.render import Decode, Renderer
+from services.muxer.servicer import SERVICE_NAME, MuxerServicer
+from services.muxer.settings import MuxerSettings
+
+
+async def main() -> None:
+    settings = MuxerSettings()
+    configure_logging(settings, "muxer")
+    store = open_store(
+        settings.artifacts_url,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        public_endpoint=settings.s3_public_endpoint,
+    )
+    catalog = Catalog.read(settings.models_dir)
+    pipelines = PipelineCache[Decode](load_decode)
+    metrics = MuxerMetrics()
+    timeout_seconds = settings.media_timeout_seconds
+    renderer = Renderer(
+        store, catalog, pipelines, metrics, threads=settings.encoder_threads, timeout_seconds=timeout_seconds
+    )
+    servicer = MuxerServicer(renderer, Muxer(store, metrics, timeout_seconds=timeout_seconds))
+
+    async def start() -> None:
+        await asyncio.to_thread(use_threads, settings.torch_threads)
+        for name in settings.warm_models:
+            await asyncio.to_thread(pipelines.get, catalog.get(name))
+
+    await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)], start=start)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

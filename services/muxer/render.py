@@ -1,0 +1,136 @@
+"""Latents in, silent picture out: decodes with the model's family and streams the frames into one encoding process."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libs.artifacts import AttemptPrefix, Ref, Store, get_tensors
+from libs.catalog import Catalog
+from libs.errors import FailedPrecondition
+from libs.families import PipelineCache
+from libs.serving import Stage
+from services.muxer.child import MediaChild
+from services.muxer.metrics import MuxerMetrics
+
+__all__ = ["Decode", "RenderJob", "Rendered", "Renderer"]
+
+Decode = Callable[[Mapping[str, NDArray[Any]], int], Iterator[NDArray[np.uint8]]]
+"""(latents by name, number of frames) -> chunks (t, H, W, 3) uint8, in order."""
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    prefix: AttemptPrefix
+    model: str
+    latents: Ref
+    num_frames: int
+    fps: Fraction
+
+
+@dataclass(frozen=True)
+class Rendered:
+    picture: Ref
+    load_seconds: float
+
+
+class Renderer:
+    """``threads`` is x264's; it is fixed, not taken from the machine, because the bytes of the picture depend on it."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        pipelines: PipelineCache[Decode],
+        metrics: MuxerMetrics,
+        *,
+        threads: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._pipelines = pipelines
+        self._metrics = metrics
+        self._threads = threads
+        self._timeout_seconds = timeout_seconds
+
+    def render(self, job: RenderJob, stage: Stage) -> Rendered:
+        """Raises NotFound MODEL_UNKNOWN; FailedPrecondition for latents that are missing, altered or do not fit."""
+        card = self._catalog.get(job.model)
+        latents = get_tensors(self._store, job.latents)
+        decode, load_seconds = self._pipelines.get(card)
+        stage.raise_if_cancelled()
+        with tempfile.TemporaryDirectory(prefix="soundstage-render-") as folder:
+            path = Path(folder) / "picture.mp4"
+            began = time.perf_counter()
+            self._encode(_exactly(job.num_frames, _chunks(decode, latents, job)), path, job, stage)
+            self._metrics.rendered(job.num_frames, time.perf_counter() - began)
+            picture = self._store.put_file(job.prefix.key("picture.mp4"), path, "video/mp4")
+        return Rendered(picture, load_seconds)
+
+    def _encode(self, chunks: Iterator[NDArray[np.uint8]], path: Path, job: RenderJob, stage: Stage) -> None:
+        done = 0
+        with ExitStack() as stack:
+            child: MediaChild | None = None
+            for chunk in chunks:
+                if child is None:
+                    child = stack.enter_context(self._child(path, job, chunk, stage))
+                child.write(np.ascontiguousarray(chunk).data.cast("B"))
+                done += len(chunk)
+                stage.progress(done, job.num_frames)
+            assert child is not None  # _exactly gives at least one chunk
+            with self._metrics.gate():
+                child.result()
+
+    def _child(self, path: Path, job: RenderJob, first: NDArray[np.uint8], stage: Stage) -> MediaChild:
+        _, height, width, _ = first.shape
+        return MediaChild(
+            "services.muxer.encode",
+            {
+                "path": str(path),
+                "width": width,
+                "height": height,
+                "num_frames": job.num_frames,
+                "fps_numerator": job.fps.numerator,
+                "fps_denominator": job.fps.denominator,
+                "threads": self._threads,
+            },
+            timeout_seconds=self._timeout_seconds,
+            raise_if_cancelled=stage.raise_if_cancelled,
+        )
+
+
+def _chunks(decode: Decode, latents: Mapping[str, NDArray[Any]], job: RenderJob) -> Iterator[NDArray[np.uint8]]:
+    try:
+        yield from decode(latents, job.num_frames)
+    except (LookupError, ValueError) as error:
+        raise _unfit(f"model {job.model!r} cannot decode them: {error}") from error
+
+
+def _exactly(num_frames: int, chunks: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Cut ``chunks`` after ``num_frames``; raises FailedPrecondition LATENTS_UNFIT for fewer frames or an odd size."""
+    done = 0
+    for chunk in chunks:
+        if chunk.shape[1] % 2 or chunk.shape[2] % 2:
+            size = f"{chunk.shape[2]}x{chunk.shape[1]}"
+            raise _unfit(f"they decode to {size} pixels, but H.264 needs an even width and height")
+        kept = chunk[: num_frames - done]
+        done += len(kept)
+        if len(kept):
+            yield kept
+        if done == num_frames:
+            return
+    raise _unfit(f"they hold {done} frames, but num_frames is {num_frames}; ask for at most {done}")
+
+
+def _unfit(what: str) -> FailedPrecondition:
+    return FailedPrecondition(f"the latents do not fit: {what}", reason="LATENTS_UNFIT")
