@@ -92,6 +92,9 @@ class VideoActivities:
             return StageOutput(dict(output.refs))
         except SoundstageError as error:
             _fail(error)
+        except asyncio.CancelledError:
+            _fail_if_worker_stops()
+            raise
         finally:
             heartbeats.cancel()
             with suppress(asyncio.CancelledError):
@@ -211,6 +214,13 @@ def _progressed(step: int, total_steps: int) -> Callable[[Status], Status]:
         return status if status.state in states.TERMINAL else status.with_progress(step, total_steps)
 
     return new
+
+
+def _fail_if_worker_stops() -> None:
+    """A worker that stops is no wish of the user's: the attempt fails, so that another worker tries again."""
+    details = activity.cancellation_details()
+    if details is not None and details.worker_shutdown:
+        raise ApplicationError("the worker is stopping", type="WORKER_STOPPING")
 
 
 def _fail(error: SoundstageError) -> NoReturn:

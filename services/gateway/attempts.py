@@ -1,4 +1,4 @@
-"""The tries of each stage, and which of them counts: the first that finishes. What the stages cost is measured here too."""
+"""The tries of each stage, and which of them counts: the first that finishes. The stages' speed is measured here too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells waiting watchers at once that a video of this process changed. What other processes change is found by polling."""
+"""Wakes watchers when this process changed their video. What other processes change is found by polling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Changes:
 
     @contextmanager
     def follow(self, video_id: str) -> Iterator[Follower]:
-        """Subscribe before reading the state, or a change between reading and waiting is only found by the next poll."""
+        """Subscribe before reading the state, or what changes in between is only found by the next poll."""
         event = asyncio.Event()
         self._waiting[video_id].add(event)
         try:

@@ -1,8 +1,8 @@
 """The connection to the database, and bringing its schema up to date.
 
-SQLite is used with a write-ahead log, so that readers never wait for a writer, and every writing transaction takes the
-write lock when it begins (BEGIN IMMEDIATE): taking it later could fail half-way, whatever the busy timeout. Writers wait
-for each other at most `BUSY_TIMEOUT_SECONDS`.
+SQLite is used with a write-ahead log, so that readers never wait for a writer, and every writing transaction takes
+the write lock when it begins (BEGIN IMMEDIATE): taking it later could fail half-way, whatever the busy timeout.
+Writers wait for each other at most `BUSY_TIMEOUT_SECONDS`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Images:
                 child.kill()
                 await child.wait()
         if child.returncode != 0:
-            raise _refused(WHY.get(child.returncode, WHY[3]))
+            raise _refused(WHY.get(child.returncode or 0, WHY[3]))
         return output
 
 

@@ -12,6 +12,10 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900, 3600),
 )
-STAGE_ATTEMPTS = Counter("soundstage_gateway_stage_attempts_total", "Attempts of stages, by how they ended.", ["stage", "outcome"])
+STAGE_ATTEMPTS = Counter(
+    "soundstage_gateway_stage_attempts_total", "Attempts of stages, by how they ended.", ["stage", "outcome"]
+)
 WATCHERS = Gauge("soundstage_gateway_watchers_videos", "WatchVideo streams that are open.")
-SWEPT = Counter("soundstage_gateway_swept_videos_total", "Videos that the sweeper had to set right, by what it did.", ["action"])
+SWEPT = Counter(
+    "soundstage_gateway_swept_videos_total", "Videos that the sweeper had to set right, by what it did.", ["action"]
+)

@@ -1,8 +1,8 @@
 """Says what a prompt gives a model to work with. Simple and honest: it looks for words, and knows nothing else.
 
-A prompt is looked through for six aspects. `subject` counts most; for a family in `SUBJECTS` it asks for one of the things
-that family was trained on, and for other families only for something beyond the other aspects' words. The score is the
-sum of `WEIGHT` of the aspects found. It does not judge grammar, style or taste.
+A prompt is looked through for six aspects. `subject` counts most; for a family in `SUBJECTS` it asks for one of the
+things that family was trained on, for other families only for something beyond the other aspects' words. The score is
+the sum of `WEIGHT` of the aspects found. It does not judge grammar, style or taste.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "pond": "pond lake ripples puddle raindrops",
     }
 }
-"""What a family was trained on, with words for it. Families that are not here were trained on pictures of everything."""
+"""What a family was trained on, with words for it. Families not listed were trained on pictures of everything."""
 
 ADVICE = {
     "setting": ("says where it happens", "say where it happens", "on a beach"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from sqlalchemy import and_, case, delete, func, or_, select
+from sqlalchemy import and_, case, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -65,8 +65,8 @@ class Records:
     async def accept(self, video: Video, max_active: int) -> tuple[Video, bool]:
         """Stores a new QUEUED video with its first event; True if it is new.
 
-        A video of the same tenant and request_id that is already there is returned instead, with False; the caller compares the
-        hashes. Raises ResourceExhausted when the tenant has `max_active` videos that have not ended.
+        A video of the same tenant and request_id that is already there is returned instead, with False; the caller
+        compares the hashes. Raises ResourceExhausted when the tenant has `max_active` videos that have not ended.
         """
         try:
             async with self._database.write() as session:
@@ -91,7 +91,7 @@ class Records:
         async with self._database.read() as session:
             return _video(await _row(session, key))
 
-    async def list(self, tenant: str, states: Collection[State], after: Place | None, limit: int) -> list[Video]:
+    async def page(self, tenant: str, states: Collection[State], after: Place | None, limit: int) -> list[Video]:
         """Newest first; all states when `states` is empty."""
         query = select(VideoRow).where(VideoRow.tenant == tenant)
         if states:
@@ -105,7 +105,7 @@ class Records:
             return [_video(row) for row in await session.scalars(query)]
 
     async def change(self, key: VideoKey, new: Callable[[Status], Status], preview_jpeg: bytes = b"") -> Video:
-        """Applies `new` to the status and appends an event; nothing happens if the status stays as it is and no preview came.
+        """Applies `new` to the status and appends an event; does nothing if the status stays and no preview came.
 
         `states.advance` refuses what the state machine does not allow (Internal). What `new` raises, goes through.
         """
@@ -159,7 +159,7 @@ class Records:
             return await _active(session, tenant)
 
     async def count_ahead(self, video: Video) -> int:
-        """Videos of all tenants that are before a queued one: those at work, and the queued ones that are more urgent or older."""
+        """Videos of all tenants before a queued one: those at work, and queued ones that are more urgent or older."""
         urgency = case({priority.value: rank for priority, rank in URGENCY.items()}, value=VideoRow.priority)
         mine = URGENCY[video.priority]
         older = or_(urgency < mine, and_(urgency == mine, VideoRow.create_time < video.create_time))
@@ -172,9 +172,17 @@ class Records:
     async def quiet_since(self, states: Collection[State], before: datetime, limit: int) -> list[Video]:
         """Videos of all tenants in one of `states` to which nothing happened since `before`, oldest first."""
         wanted = VideoRow.state.in_([state.value for state in states])
-        query = select(VideoRow).where(wanted, VideoRow.update_time < before).order_by(VideoRow.update_time).limit(limit)
+        query = (
+            select(VideoRow).where(wanted, VideoRow.update_time < before).order_by(VideoRow.update_time).limit(limit)
+        )
         async with self._database.read() as session:
             return [_video(row) for row in await session.scalars(query)]
+
+    async def touch(self, key: VideoKey) -> None:
+        """Counts as something that happened to the video, without an event: `quiet_since` puts it last."""
+        mine = and_(VideoRow.tenant == key.tenant, VideoRow.video_id == key.video_id)
+        async with self._database.write() as session:
+            await session.execute(update(VideoRow).where(mine).values(update_time=datetime.now(UTC)))
 
 
 async def _row(session: AsyncSession, key: VideoKey, *, lock: bool = False) -> VideoRow:

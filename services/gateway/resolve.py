@@ -1,4 +1,4 @@
-"""From what was asked to what is made: defaults filled in, limits of the model checked, every violation named at once."""
+"""From what was asked to what is made: defaults filled in, the model's limits checked, every violation named at once."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def _duration(request: VideoRequest, card: ModelCard) -> Iterator[FieldViolation
     if seconds is None or limits.min_duration_seconds - TOLERANCE <= seconds <= limits.max_duration_seconds + TOLERANCE:
         return
     least, most = limits.min_duration_seconds, limits.max_duration_seconds
-    yield FieldViolation("spec.duration", f"{seconds:g} s is not possible: model {card.name} makes {least:g} to {most:g} s")
+    yield FieldViolation(
+        "spec.duration", f"{seconds:g} s is not possible: model {card.name} makes {least:g} to {most:g} s"
+    )
 
 
 def _size(request: VideoRequest, card: ModelCard) -> Iterator[FieldViolation]:
@@ -122,7 +124,9 @@ def _rate_and_steps(request: VideoRequest, card: ModelCard) -> Iterator[FieldVio
     steps = request.num_inference_steps
     if steps is not None and not 1 <= steps <= limits.max_num_inference_steps:
         most = limits.max_num_inference_steps
-        yield FieldViolation("spec.num_inference_steps", f"{steps} is not possible: model {card.name} takes 1 to {most}")
+        yield FieldViolation(
+            "spec.num_inference_steps", f"{steps} is not possible: model {card.name} takes 1 to {most}"
+        )
 
 
 def _or(value: Number | None, default: Number) -> Number:

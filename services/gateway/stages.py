@@ -14,16 +14,16 @@ from fractions import Fraction
 from typing import Any, Protocol
 
 import grpc
-
-from libs.artifacts import Ref, ref_from_proto, ref_to_proto
-from libs.errors import Unavailable
-from libs.serving import error_from_rpc
-from services.gateway.video import AudioIntent, Priority, Spec, Stage, VideoKey
 from soundstage.artifact.v1 import artifact_pb2
 from soundstage.audio.v1 import audio_pb2, audio_pb2_grpc
 from soundstage.denoiser.v1 import denoiser_pb2, denoiser_pb2_grpc
 from soundstage.encoder.v1 import encoder_pb2, encoder_pb2_grpc
 from soundstage.muxer.v1 import muxer_pb2, muxer_pb2_grpc
+
+from libs.artifacts import Ref, ref_from_proto, ref_to_proto
+from libs.errors import Unavailable
+from libs.serving import error_from_rpc
+from services.gateway.video import AudioIntent, Priority, Spec, Stage, VideoKey
 
 SILENCE_SECONDS = 20.0
 """A stage sends something every 5 s. After this long without anything it is taken for lost and the RPC is cancelled."""

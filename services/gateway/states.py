@@ -40,8 +40,8 @@ def advance(old: Status, new: Status) -> Status:
 def concluded(old: Status, now: datetime, result: VideoResult | None, error: VideoError | None) -> Status:
     """The terminal status that the end of the work leads to.
 
-    A video being cancelled ends CANCELLED; else an error means FAILED and a result means SUCCEEDED. With neither, the work was
-    stopped without anybody having asked for it through CancelVideo (for example by an operator): FAILED.
+    A video being cancelled ends CANCELLED; else an error means FAILED and a result means SUCCEEDED. With neither,
+    the work was stopped without a CancelVideo (for example by an operator): FAILED.
     """
     ended = replace(old, end_time=now)
     if old.state is State.CANCELLING:

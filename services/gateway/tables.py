@@ -1,11 +1,23 @@
-"""The database's tables. Portable between SQLite and PostgreSQL; `migrations/` creates them, a test compares the two."""
+"""The database's tables. Portable between SQLite and PostgreSQL. `migrations/` creates them; a test compares."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -82,7 +94,7 @@ class EventRow(Base):
 
 
 class AttemptRow(Base):
-    """One try of one stage. The row with `won` holds the outputs that the following stages read; at most one a stage."""
+    """One try of one stage. The row with `won` holds the outputs that later stages read; at most one a stage."""
 
     __tablename__ = "stage_attempts"
     __table_args__ = (

@@ -148,7 +148,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Video:
-    """A video as the database has it. `expected_seconds` was measured on earlier videos; empty while nothing is known."""
+    """A video as the database has it. `expected_seconds`: measured on earlier videos; empty while nothing is known."""
 
     key: VideoKey
     spec: Spec

@@ -1,7 +1,7 @@
 """One video, start to end: the five stages on one page.
 
-Workflow code is replayed, so it must be deterministic: no clock, no randomness, no input or output here. What happens is in
-`activities.py`. Only references travel through Temporal; prompts and settings stay in the gateway's database.
+Workflow code is replayed, so it must be deterministic: no clock, no randomness, no input or output here. What
+happens is in `activities.py`. Only references travel through Temporal; prompts stay in the gateway's database.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType, is_cancelled_exception
+from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
@@ -109,9 +110,9 @@ def _error_of(failure: ActivityError) -> VideoError:
     match failure.cause:
         case ApplicationError() as error:
             return VideoError(error.type or "INTERNAL", error.message, stage)
-        case TimeoutError(type=TimeoutType.HEARTBEAT):
+        case TemporalTimeoutError(type=TimeoutType.HEARTBEAT):
             return VideoError("WORKER_LOST", "the processes that made this video were lost too often", stage)
-        case TimeoutError():
+        case TemporalTimeoutError():
             return VideoError("STAGE_TIMEOUT", f"{stage} took more than {STAGE_TIMEOUT}", stage)
         case _:
             return VideoError("INTERNAL", "internal error", stage)

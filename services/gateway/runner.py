@@ -1,0 +1,115 @@
+"""The port to what runs workflows: starts a video's work, asks it to stop, says whether it goes on. Real: Temporal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from datetime import timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.common import Priority as TemporalPriority
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from libs.errors import Unavailable
+from services.gateway.video import Priority, Video, VideoKey
+from services.gateway.workflow import MakeVideo
+
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT = timedelta(seconds=5)
+CONNECT_PAUSE_SECONDS = 0.3
+PRIORITY_KEY = {Priority.INTERACTIVE: 1, Priority.STANDARD: 3, Priority.BATCH: 5}
+"""Temporal serves lower keys first; 3 is its own default."""
+
+
+class Work(StrEnum):
+    """Whether a video's workflow exists and goes on."""
+
+    MISSING = "MISSING"
+    RUNNING = "RUNNING"
+    ENDED = "ENDED"
+
+
+class Runner(Protocol):
+    """All methods raise Unavailable, reason TEMPORAL_UNAVAILABLE, when the engine is away."""
+
+    async def start(self, video: Video) -> None:
+        """Starts the video's work. If it was started before, nothing happens."""
+
+    async def cancel(self, key: VideoKey) -> Work:
+        """Asks the work to stop; returns how it stood before. Does not wait."""
+
+    async def state(self, key: VideoKey) -> Work: ...
+
+
+class TemporalRunner:
+    """One workflow a video; the workflow's id is the video's."""
+
+    def __init__(self, address: str, namespace: str, task_queue: str) -> None:
+        self._address, self._namespace, self._task_queue = address, namespace, task_queue
+        self._client: Client | None = None
+
+    async def connect(self, timeout_seconds: float) -> Client:
+        """Connects, trying again until the deadline. Raises Unavailable when it has passed."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._client is None:
+            try:
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout_seconds):
+                    self._client = await Client.connect(self._address, namespace=self._namespace)
+            except (RuntimeError, RPCError, TimeoutError) as error:
+                if time.monotonic() >= deadline:
+                    raise _unavailable(f"Temporal does not answer at {self._address}: {error}") from error
+                logger.info("waiting for Temporal at %s", self._address)
+                await asyncio.sleep(CONNECT_PAUSE_SECONDS * random.uniform(0.7, 1.3))
+        return self._client
+
+    async def start(self, video: Video) -> None:
+        try:
+            await self._connected.start_workflow(
+                MakeVideo.run,
+                video.key,
+                id=video.key.video_id,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                priority=TemporalPriority(priority_key=PRIORITY_KEY[video.priority]),
+                rpc_timeout=CALL_TIMEOUT,
+            )
+        except WorkflowAlreadyStartedError:  # it has run and ended already
+            return
+        except (RPCError, RuntimeError) as error:
+            raise _unavailable(f"the video's work could not be started: {error}") from error
+
+    async def cancel(self, key: VideoKey) -> Work:
+        try:
+            await self._connected.get_workflow_handle(key.video_id).cancel(rpc_timeout=CALL_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:  # says Temporal of one that has ended, too
+                return await self.state(key)
+            raise _unavailable(f"the video's work could not be told to stop: {error}") from error
+        return Work.RUNNING
+
+    async def state(self, key: VideoKey) -> Work:
+        try:
+            found = await self._connected.get_workflow_handle(key.video_id).describe(rpc_timeout=CALL_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return Work.MISSING
+            raise _unavailable(f"the video's work could not be looked up: {error}") from error
+        return Work.RUNNING if found.status is WorkflowExecutionStatus.RUNNING else Work.ENDED
+
+    @property
+    def _connected(self) -> Client:
+        if self._client is None:
+            raise _unavailable("not connected to Temporal yet")
+        return self._client
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable(message, reason="TEMPORAL_UNAVAILABLE")

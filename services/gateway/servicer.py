@@ -1,0 +1,69 @@
+"""VideoService over gRPC: each method translates, makes one call, and translates back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from soundstage.video.v1 import video_pb2 as pb
+from soundstage.video.v1 import video_pb2_grpc as rpc
+from typing_extensions import override
+
+from services.gateway import convert
+from services.gateway.videos import Videos
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class VideoServicer(rpc.VideoServiceServicer):
+    """`tenant` owns everything that comes through this door, as long as callers are not told apart."""
+
+    def __init__(self, videos: Videos, tenant: str) -> None:
+        self._videos, self._tenant = videos, tenant
+
+    @override
+    async def CreateVideo(self, request: pb.CreateVideoRequest, context: Context) -> pb.CreateVideoResponse:
+        view = await self._videos.create(self._tenant, convert.request_from_proto(request))
+        return pb.CreateVideoResponse(video=convert.video_to_proto(view))
+
+    @override
+    async def GetVideo(self, request: pb.GetVideoRequest, context: Context) -> pb.GetVideoResponse:
+        view = await self._videos.get(convert.key_from_proto(self._tenant, request.name))
+        return pb.GetVideoResponse(video=convert.video_to_proto(view))
+
+    @override
+    async def ListVideos(self, request: pb.ListVideosRequest, context: Context) -> pb.ListVideosResponse:
+        states = convert.states_from_proto(request)
+        page = await self._videos.page(self._tenant, states, request.page_size, request.page_token)
+        return convert.page_to_proto(page)
+
+    @override
+    async def WatchVideo(self, request: pb.WatchVideoRequest, context: Context) -> AsyncIterator[pb.WatchVideoResponse]:
+        key = convert.key_from_proto(self._tenant, request.name)
+        async with aclosing(self._videos.watch(key, request.after_sequence)) as events:
+            async for event in events:
+                yield convert.event_to_proto(event)
+
+    @override
+    async def CancelVideo(self, request: pb.CancelVideoRequest, context: Context) -> pb.CancelVideoResponse:
+        view = await self._videos.cancel(convert.key_from_proto(self._tenant, request.name), request.reason)
+        return pb.CancelVideoResponse(video=convert.video_to_proto(view))
+
+    @override
+    async def DeleteVideo(self, request: pb.DeleteVideoRequest, context: Context) -> pb.DeleteVideoResponse:
+        await self._videos.delete(convert.key_from_proto(self._tenant, request.name))
+        return pb.DeleteVideoResponse()
+
+    @override
+    async def AnalyzePrompt(self, request: pb.AnalyzePromptRequest, context: Context) -> pb.AnalyzePromptResponse:
+        return convert.analysis_to_proto(self._videos.analyze(request.prompt, request.model))
+
+    @override
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[convert.model_to_proto(card) for card in self._videos.models()])
+
+    @override
+    async def GetQuota(self, request: pb.GetQuotaRequest, context: Context) -> pb.GetQuotaResponse:
+        return convert.quota_to_proto(await self._videos.quota(self._tenant))

@@ -1,0 +1,332 @@
+"""The gateway's work: everything the public API can do with videos. Knows neither gRPC nor Temporal.
+
+Its port to the workflows is `runner.Runner`, to the database `records.Records`, to the files `libs.artifacts.Store`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Collection
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from libs.artifacts import AttemptPrefix, Ref, Store
+from libs.catalog import Catalog, ModelCard
+from libs.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidRequest, Unavailable
+from services.gateway import metrics, states
+from services.gateway.attempts import Attempts
+from services.gateway.images import Images
+from services.gateway.progress import eta_seconds, fraction
+from services.gateway.prompts import Analysis, analyze
+from services.gateway.records import Event, Place, Records
+from services.gateway.resolve import find_model, request_hash, resolve
+from services.gateway.runner import Runner, Work
+from services.gateway.video import State, Status, Video, VideoKey, VideoRequest
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 200
+POLL_SECONDS = 0.25
+"""How soon a watcher sees what another process wrote."""
+EVENTS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the wiring sets; see `settings.py`."""
+
+    default_model: str
+    max_active_videos: int
+    concurrent_videos: int
+    url_seconds: float
+    watch_silence_seconds: float
+
+
+@dataclass(frozen=True)
+class Urls:
+    """Where to fetch a result. `expire_time` is None for URLs that do not expire."""
+
+    video: str
+    poster: str
+    expire_time: datetime | None
+
+
+@dataclass(frozen=True)
+class View:
+    """A video as a caller sees it at one moment. `cost_credits` is 0: nothing is charged."""
+
+    video: Video
+    fraction: float
+    queue_position: int
+    eta_seconds: float | None
+    urls: Urls | None
+    cost_credits: float = 0.0
+
+
+@dataclass(frozen=True)
+class Page:
+    views: list[View]
+    next_page_token: str
+
+
+@dataclass(frozen=True)
+class WatchEvent:
+    sequence: int
+    time: datetime
+    view: View
+    preview_jpeg: bytes = b""
+
+
+@dataclass(frozen=True)
+class Quota:
+    tenant: str
+    max_active_videos: int
+    active_videos: int
+
+
+class Videos:
+    def __init__(
+        self,
+        records: Records,
+        attempts: Attempts,
+        runner: Runner,
+        store: Store,
+        catalog: Catalog,
+        images: Images,
+        limits: Limits,
+    ) -> None:
+        self._records, self._attempts, self._runner = records, attempts, runner
+        self._store, self._catalog, self._images, self._limits = store, catalog, images, limits
+
+    async def create(self, tenant: str, request: VideoRequest) -> View:
+        """Accepts a video: recorded first, then started. If starting fails, the sweeper starts it a little later.
+
+        Raises InvalidRequest (nothing is created), AlreadyExists with reason REQUEST_ID_REUSED, ResourceExhausted with
+        reason TOO_MANY_ACTIVE_VIDEOS.
+        """
+        hashed = request_hash(request)
+        earlier = await self._records.find_request(tenant, request.request_id)
+        if earlier is not None:
+            return await self._repeated(earlier, hashed)
+        video = await self._prepare(tenant, request, hashed)
+        png = await self._images.clean(request.image) if request.image else b""
+        # Shielded: a caller who hangs up now must not leave an image without a record.
+        accepted, is_new = await asyncio.shield(asyncio.ensure_future(self._accept(video, png)))
+        if not is_new:
+            return await self._repeated(accepted, hashed)
+        try:
+            await self._runner.start(accepted)
+        except Unavailable as error:
+            logger.warning("video %s of %s waits for the sweeper: %s", video.key.video_id, tenant, error)
+        return await self._view(accepted)
+
+    async def get(self, key: VideoKey) -> View:
+        return await self._view(await self._records.get(key))
+
+    async def page(self, tenant: str, states_: Collection[State], page_size: int, page_token: str) -> Page:
+        """Newest first. Raises InvalidRequest for a page token that was not given for this tenant and these states."""
+        place = _place_of(page_token, tenant, states_)
+        size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        found = await self._records.page(tenant, states_, place, size + 1)
+        shown = found[:size]
+        token = _page_token(shown[-1], tenant, states_) if len(found) > size else ""
+        return Page([await self._view(video) for video in shown], token)
+
+    async def watch(self, key: VideoKey, after_sequence: int) -> AsyncGenerator[WatchEvent, None]:
+        """Events with a higher number, as they come, until the terminal one. Repeats the last when all is quiet.
+
+        Raises NotFound, also when the video is deleted meanwhile.
+        """
+        with self._records.changes.follow(key.video_id) as follower, metrics.WATCHERS.track_inprogress():
+            seen, sent_at = after_sequence, _loop_time()
+            while True:
+                newest = await self._records.get(key)
+                for event in await self._events(newest, seen):
+                    yield await self._watch_event(newest, event)
+                    seen, sent_at = event.sequence, _loop_time()
+                    if event.status.state in states.TERMINAL:
+                        return
+                if newest.status.state in states.TERMINAL and seen >= newest.sequence:
+                    return
+                while await self._records.sequence(key) <= seen:
+                    await follower.wait(POLL_SECONDS)
+                    if _loop_time() - sent_at >= self._limits.watch_silence_seconds:
+                        newest = await self._records.get(key)
+                        yield WatchEvent(newest.sequence, datetime.now(UTC), await self._view(newest))
+                        sent_at = _loop_time()
+
+    async def cancel(self, key: VideoKey, reason: str) -> View:
+        """CANCELLING until the work has stopped; CANCELLED at once if none had begun.
+
+        Raises FailedPrecondition, reason VIDEO_ALREADY_FINISHED, for a video that SUCCEEDED or FAILED.
+        """
+        logger.info("video %s of %s: cancel asked, reason of %d characters", key.video_id, key.tenant, len(reason))
+        video = await self._records.change(key, _cancelling)
+        if video.status.state is State.CANCELLING:
+            video = await self._stop(video)
+        return await self._view(video)
+
+    async def delete(self, key: VideoKey) -> None:
+        """Removes files, then record; after a crash in between, deleting again ends it.
+
+        Raises FailedPrecondition, reason VIDEO_NOT_FINISHED, for a video that has not ended.
+        """
+        video = await self._records.get(key)
+        if video.status.state not in states.TERMINAL:
+            raise FailedPrecondition(
+                f"the video is {video.status.state}; cancel it or wait for its end, then delete it",
+                reason="VIDEO_NOT_FINISHED",
+                state=video.status.state.value,
+            )
+        await self._delete_files(key)
+        await self._records.delete(key)
+
+    def models(self) -> list[ModelCard]:
+        """The default one first."""
+        first = self._limits.default_model
+        return [
+            self._catalog.get(name) for name in sorted(self._catalog.names(), key=lambda name: (name != first, name))
+        ]
+
+    async def quota(self, tenant: str) -> Quota:
+        return Quota(tenant, self._limits.max_active_videos, await self._records.count_active(tenant))
+
+    def analyze(self, prompt: str, model: str) -> Analysis:
+        card = find_model(self._catalog, model, self._limits.default_model, "model")
+        return analyze(prompt, card.family)
+
+    async def _prepare(self, tenant: str, request: VideoRequest, hashed: str) -> Video:
+        """Whatever can be refused about the request, apart from its image, is refused here."""
+        now = datetime.now(UTC)
+        card = find_model(self._catalog, request.model, self._limits.default_model, "spec.model")
+        spec = resolve(request, card, now)
+        return Video(
+            key=VideoKey(tenant, str(uuid.uuid4())),
+            spec=spec,
+            image=None,
+            priority=request.priority,
+            deadline=request.deadline,
+            request_id=request.request_id,
+            request_hash=hashed,
+            create_time=now,
+            expected_seconds=await self._attempts.expected_seconds(spec),
+        )
+
+    async def _put_image(self, key: VideoKey, png: bytes) -> Ref:
+        name = AttemptPrefix(key.tenant, key.video_id, "input", "first").key("first-frame.png")
+        return await asyncio.to_thread(self._store.put, name, png, "image/png")
+
+    async def _accept(self, video: Video, png: bytes) -> tuple[Video, bool]:
+        """Stores image and record. If the record does not come to be, the image goes again."""
+        if not png:
+            return await self._records.accept(video, self._limits.max_active_videos)
+        accepted = False
+        try:
+            video = replace(video, image=await self._put_image(video.key, png))
+            stored, accepted = await self._records.accept(video, self._limits.max_active_videos)
+        finally:
+            if not accepted:
+                await self._delete_files(video.key)
+        return stored, accepted
+
+    async def _delete_files(self, key: VideoKey) -> None:
+        await asyncio.to_thread(self._store.delete_prefix, f"{key.tenant}/{key.video_id}")
+
+    async def _repeated(self, earlier: Video, hashed: str) -> View:
+        if earlier.request_hash != hashed:
+            raise AlreadyExists(
+                f"request_id {earlier.request_id} was used for another video; give every video its own",
+                reason="REQUEST_ID_REUSED",
+                request_id=earlier.request_id,
+            )
+        return await self._view(earlier)
+
+    async def _stop(self, video: Video) -> Video:
+        try:
+            work = await self._runner.cancel(video.key)
+        except Unavailable as error:
+            logger.warning("video %s of %s: %s; the sweeper tries again", video.key.video_id, video.key.tenant, error)
+            return video
+        if work is Work.RUNNING:
+            return video
+        return await self._records.change(video.key, _cancelled)
+
+    async def _events(self, newest: Video, after: int) -> list[Event]:
+        if newest.sequence <= after:
+            return []
+        return list(await self._records.events(newest.key, after, EVENTS_AT_ONCE))
+
+    async def _watch_event(self, video: Video, event: Event) -> WatchEvent:
+        then = replace(video, status=event.status, sequence=event.sequence)
+        view = await self._view(then, event.time, queued_now=video.status.state is State.QUEUED)
+        return WatchEvent(event.sequence, event.time, view, event.preview_jpeg)
+
+    async def _view(self, video: Video, at: datetime | None = None, *, queued_now: bool = True) -> View:
+        waiting = video.status.state is State.QUEUED and queued_now
+        ahead = await self._records.count_ahead(video) if waiting else 0
+        now = at or datetime.now(UTC)
+        return View(
+            video=video,
+            fraction=fraction(video, video.status),
+            queue_position=ahead,
+            eta_seconds=eta_seconds(video, video.status, now, ahead, self._limits.concurrent_videos),
+            urls=await asyncio.to_thread(self._urls, video.status) if video.status.result else None,
+        )
+
+    def _urls(self, status: Status) -> Urls | None:
+        if status.result is None:
+            return None
+        expires = timedelta(seconds=self._limits.url_seconds)
+        video, poster = (self._store.url(ref, expires) for ref in (status.result.video, status.result.poster))
+        expire_time = datetime.now(UTC) + expires if video.startswith("http") else None
+        return Urls(video, poster, expire_time)
+
+
+def _cancelling(status: Status) -> Status:
+    if status.state in (State.CANCELLING, State.CANCELLED):
+        return status
+    if status.state in states.TERMINAL:
+        raise FailedPrecondition(
+            f"the video has {status.state}; there is nothing to cancel",
+            reason="VIDEO_ALREADY_FINISHED",
+            state=status.state.value,
+        )
+    return replace(status, state=State.CANCELLING)
+
+
+def _cancelled(status: Status) -> Status:
+    if status.state in states.TERMINAL:
+        return status
+    return states.concluded(status, datetime.now(UTC), None, None)
+
+
+def _page_token(last: Video, tenant: str, states_: Collection[State]) -> str:
+    place = [last.create_time.isoformat(), last.key.video_id, tenant, *sorted(states_)]
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def _place_of(token: str, tenant: str, states_: Collection[State]) -> Place | None:
+    if not token:
+        return None
+    try:
+        create_time, video_id, *of = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        place = Place(datetime.fromisoformat(create_time).astimezone(UTC), str(video_id))
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise _token_unknown() from error
+    if of != [tenant, *sorted(states_)]:
+        raise _token_unknown()
+    return place
+
+
+def _token_unknown() -> InvalidRequest:
+    violation = FieldViolation("page_token", "give the next_page_token of the page before, with the same states")
+    return InvalidRequest(violation, reason="PAGE_TOKEN_UNKNOWN")
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()

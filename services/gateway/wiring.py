@@ -1,0 +1,123 @@
+"""Which object is given which: the whole of the gateway, built by hand. Used by `__main__.py` and by tests."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+
+from soundstage.video.v1 import video_pb2_grpc as rpc
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from libs.artifacts import open_store
+from libs.catalog import Catalog
+from libs.serving import Endpoint, open_channel
+from services.gateway.activities import BEAT_SECONDS, VideoActivities
+from services.gateway.attempts import Attempts
+from services.gateway.changes import Changes
+from services.gateway.database import Database
+from services.gateway.images import Images
+from services.gateway.records import Records
+from services.gateway.runner import TemporalRunner
+from services.gateway.servicer import VideoServicer
+from services.gateway.settings import GatewaySettings
+from services.gateway.stages import StageChannels, grpc_stages
+from services.gateway.sweeper import Sweeper
+from services.gateway.videos import Limits, Videos
+from services.gateway.workflow import MakeVideo
+
+SERVICE = "soundstage.video.v1.VideoService"
+MAX_CONCURRENT_RECORDINGS = 50
+"""Local activities at once: each is one short transaction."""
+
+
+class Gateway:
+    """One process of the gateway. `endpoints` are served; `start` and `stop` go around serving them."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._database = Database(settings.database_url)
+        self._records = Records(self._database, Changes())
+        self._attempts = Attempts(self._database)
+        self._runner = TemporalRunner(
+            settings.temporal_address, settings.temporal_namespace, settings.temporal_task_queue
+        )
+        self.endpoints = [] if settings.role == "worker" else [self._endpoint()]
+
+    async def start(self) -> None:
+        """Migrates, connects, begins to work. When it fails, `stop` puts away what was begun."""
+        self._stack.push_async_callback(self._database.close)
+        await self._database.migrate()
+        client = await self._runner.connect(self._settings.temporal_connect_seconds)
+        if self._settings.role != "api":
+            await self._start_worker(client)
+            self._start_sweeper()
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+    def _endpoint(self) -> Endpoint:
+        settings = self._settings
+        catalog = Catalog.read(settings.models_dir)
+        catalog.get(settings.default_model)  # fails at start, not at the first request
+        store = open_store(
+            settings.artifacts_url,
+            access_key=settings.s3_access_key.get_secret_value(),
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            public_endpoint=settings.s3_public_endpoint,
+        )
+        limits = Limits(
+            default_model=settings.default_model,
+            max_active_videos=settings.max_active_videos,
+            concurrent_videos=settings.max_concurrent_stages,
+            url_seconds=settings.url_seconds,
+            watch_silence_seconds=settings.watch_silence_seconds,
+        )
+        videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), limits)
+        servicer = VideoServicer(videos, settings.tenant)
+        return Endpoint(SERVICE, servicer, rpc.add_VideoServiceServicer_to_server)
+
+    async def _start_worker(self, client: Client) -> None:
+        settings = self._settings
+        channels = StageChannels(
+            encoder=open_channel(settings.encoder_address, max_message_mib=settings.max_message_mib),
+            denoiser=open_channel(settings.denoiser_address, max_message_mib=settings.max_message_mib),
+            audio=open_channel(settings.audio_address, max_message_mib=settings.max_message_mib),
+            muxer=open_channel(settings.muxer_address, max_message_mib=settings.max_message_mib),
+        )
+        self._stack.push_async_callback(channels.close)
+        stages = grpc_stages(channels, settings.stage_silence_seconds)
+        activities = VideoActivities(self._records, self._attempts, stages, settings.preview_every_steps)
+        worker = Worker(
+            client,
+            task_queue=settings.temporal_task_queue,
+            workflows=[MakeVideo],
+            activities=[
+                activities.encode,
+                activities.denoise,
+                activities.render,
+                activities.synthesize,
+                activities.mux,
+                activities.conclude,
+            ],
+            max_concurrent_activities=settings.max_concurrent_stages,
+            max_concurrent_local_activities=MAX_CONCURRENT_RECORDINGS,
+            # Heartbeats bring the news of a cancellation; throttled as by default, it would be 16 s old.
+            max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
+            default_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
+        )
+        await self._stack.enter_async_context(worker)
+
+    def _start_sweeper(self) -> None:
+        settings = self._settings
+        sweeper = Sweeper(self._records, self._runner, settings.sweep_every_seconds, settings.sweep_quiet_seconds)
+        task = asyncio.create_task(sweeper.run())
+        self._stack.push_async_callback(_cancelled, task)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
