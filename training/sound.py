@@ -248,7 +248,7 @@ class Trainer:
         decay = min(AVERAGE_DECAY, self.steps / (self.steps + 10))
         for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
             kept.lerp_(new.detach(), 1 - decay)
-        return float(loss)
+        return float(loss.detach())
 
     def save(self, path: Path) -> None:
         partial = path.with_suffix(".partial")
