@@ -35,10 +35,12 @@ class PipelineCache(Generic[P]):
         self._pipelines: dict[str, P] = {}
 
     def get(self, card: Card) -> tuple[P, float]:
-        """The pipeline, and the seconds that this call spent on loading it or on waiting for another that did."""
+        """The pipeline, and the seconds this call spent loading it or waiting for another that did; 0 once loaded."""
+        loaded = self._pipelines.get(card.name)
+        if loaded is not None:
+            return loaded, 0.0
         began = time.perf_counter()
         with self._lock:
-            if card.name in self._pipelines:
-                return self._pipelines[card.name], time.perf_counter() - began
-            pipeline = self._pipelines[card.name] = self._load(card.path, card.family)
-        return pipeline, time.perf_counter() - began
+            if card.name not in self._pipelines:
+                self._pipelines[card.name] = self._load(card.path, card.family)
+            return self._pipelines[card.name], time.perf_counter() - began

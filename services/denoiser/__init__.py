@@ -1,0 +1,1 @@
+"""The denoiser service: from noise to latents, step by step."""

@@ -1,0 +1,46 @@
+"""Protobuf to dataclasses and back."""
+
+from __future__ import annotations
+
+from soundstage.artifact.v1 import artifact_pb2
+from soundstage.denoiser.v1 import denoiser_pb2 as pb
+
+from libs.artifacts import prefix_from_proto, ref_from_proto, ref_to_proto
+from libs.serving import Done, Heartbeat
+from services.denoiser.denoise import Denoised, DenoiseJob, Preview, StepDone
+
+__all__ = ["job_from_proto", "response_to_proto"]
+
+
+def job_from_proto(request: pb.DenoiseRequest) -> DenoiseJob:
+    """``priority`` and ``deadline`` are not read: videos take turns, step by step, in order of asking."""
+    return DenoiseJob(
+        prefix=prefix_from_proto(request.attempt, "denoise"),
+        model=request.model,
+        conditioning=ref_from_proto(request.conditioning),
+        width=request.width,
+        height=request.height,
+        num_frames=request.num_frames,
+        fps=request.fps,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        seed=request.seed,
+        preview_every_steps=request.preview_every_steps,
+        checkpoint=ref_from_proto(request.checkpoint) if request.HasField("checkpoint") else None,
+    )
+
+
+def response_to_proto(event: object) -> pb.DenoiseResponse:
+    match event:
+        case Heartbeat(elapsed_seconds):
+            return pb.DenoiseResponse(heartbeat=artifact_pb2.Heartbeat(elapsed_seconds=elapsed_seconds))
+        case StepDone(step, total_steps, seconds):
+            progress = artifact_pb2.Progress(step=step, total_steps=total_steps)
+            return pb.DenoiseResponse(progress=pb.DenoiseProgress(progress=progress, step_seconds=seconds))
+        case Preview(step, jpeg):
+            return pb.DenoiseResponse(preview=pb.DenoisePreview(step=step, jpeg=jpeg))
+        case Done(Denoised(latents, load_seconds), wall_seconds):
+            usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds)
+            return pb.DenoiseResponse(result=pb.DenoiseResult(latents=ref_to_proto(latents), usage=usage))
+        case _:
+            raise TypeError(f"no DenoiseResponse for {event!r}")

@@ -1,0 +1,26 @@
+"""Settings of the denoiser: environment variables `SOUNDSTAGE_DENOISER_<FIELD>`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from libs.serving import ServiceSettings
+
+__all__ = ["DenoiserSettings"]
+
+
+class DenoiserSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="SOUNDSTAGE_DENOISER_", frozen=True, extra="forbid")
+
+    torch_threads: int = Field(default=0, ge=0)
+    """CPU threads of torch; 0 is every core the process may use. The bits of the latents may depend on it."""
+
+    warm_models: tuple[str, ...] | None = None
+    """Models to load before health says SERVING, as a JSON list; unset: all there are. Others load on first use."""
+
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
+    """Longest silence of a stream. Callers take a longer one for a dead stage."""
+
+    max_active_videos: int = Field(default=4, ge=1, le=1000)
+    """Videos at work at the same time, taking turns step by step; one more is refused with RESOURCE_EXHAUSTED."""

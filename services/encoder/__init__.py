@@ -1,0 +1,1 @@
+"""The encoder service: prompts, and a first frame, to conditioning for the denoiser."""
