@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from soundstage.video.v1 import video_pb2 as pb
+
+from client import SoundstageClient
+from client.cli import main
+from tests.client.server import FakeVideos, serving_in_thread
+
+CONTENT = b"a film" * 1000
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> FakeVideos:
+    (tmp_path / "made.mp4").write_bytes(CONTENT)
+    url = (tmp_path / "made.mp4").as_uri()
+    videos = FakeVideos()
+    videos.result = pb.VideoResult(
+        video_url=url, poster_url=url, sha256=hashlib.sha256(CONTENT).hexdigest(), size_bytes=len(CONTENT)
+    )
+    return videos
+
+
+@pytest.fixture
+def address(videos: FakeVideos) -> Iterator[str]:
+    with serving_in_thread(videos) as address:
+        yield address
+
+
+def run(address: str, *arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), env={"SOUNDSTAGE_ADDRESS": address})
+
+
+def test_create_prints_the_name(address: str, videos: FakeVideos) -> None:
+    result = run(
+        address, "create", "a fire", "--steps", "7", "--guidance", "2", "--audio", "silent", "--negative", "rain"
+    )
+    assert (result.exit_code, result.stdout) == (0, "videos/1\n")
+    spec = videos.requests[0].spec
+    assert (spec.num_inference_steps, spec.guidance_scale, spec.negative_prompt) == (7, 2.0, "rain")
+    assert spec.audio_intent == pb.AUDIO_INTENT_SILENT
+
+
+def test_create_waits_and_brings_the_file(address: str, videos: FakeVideos, tmp_path: Path) -> None:
+    image = tmp_path / "first.png"
+    image.write_bytes(b"png")
+    out = tmp_path / "fire.mp4"
+    videos.breaks = [("cut", 2)]
+    result = run(address, "create", "a fire", "--image", str(image), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes() == CONTENT
+    assert result.stdout == f"{out}\n"
+    assert "making the picture" in result.stderr
+    assert videos.requests[0].spec.image == b"png"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["create", "a fire", "--duration", "1000"], 2, "--duration: diorama makes 1 to 8 s; ask for 8 s or less"),
+        (["create", " "], 2, "PROMPT: write what the video should show"),
+        (["create", "a fire", "--image", "/missing.png"], 2, "does not exist"),
+        (["create", "a fire", "--preset", "quick"], 2, "fast"),
+        (["get", "nothing"], 4, "there is no videos/nothing (VIDEO_NOT_FOUND)"),
+        (["watch", "nothing"], 4, "there is no videos/nothing"),
+    ],
+)
+def test_errors_say_what_to_change(address: str, arguments: list[str], code: int, text: str) -> None:
+    result = run(address, *arguments)
+    assert result.exit_code == code, result.output
+    assert text in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_failed_video_is_an_exit_code(address: str, videos: FakeVideos) -> None:
+    videos.final_state = pb.STATE_FAILED
+    result = run(address, "create", "a fire", "--wait")
+    assert result.exit_code == 1
+    assert "videos/1 failed in stage denoise: out of memory (STAGE_FAILED)" in result.stderr
+
+
+def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("127.0.0.1:9", "models")
+    assert result.exit_code == 3
+    assert "no Soundstage server answers at 127.0.0.1:9" in result.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("client.cli.REPOSITORY", tmp_path)
+    result = run("", "models")
+    assert result.exit_code == 3
+    assert "--address" in result.stderr
+
+
+def test_the_running_stack_is_found_from_below(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".state").mkdir()
+    (tmp_path / ".state" / "address").write_text(address + "\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    result = run("", "models")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("diorama: Small.")
+
+
+def test_get_list_cancel_delete_analyze(address: str) -> None:
+    with SoundstageClient(address) as client:
+        client.wait(client.create("a fire\non a beach"))
+        client.create("rain")
+    assert "12.3" in run(address, "get", "1").stdout
+    assert json.loads(run(address, "get", "videos/1", "--json").stdout)["state"] == "STATE_SUCCEEDED"
+    lines = run(address, "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["videos/1", "videos/2"]
+    assert "a fire on a beach" in lines[0]
+    assert run(address, "list", "--state", "queued").stdout.count("\n") == 1
+    assert run(address, "list", "--limit", "1").stdout.count("\n") == 1
+    assert run(address, "cancel", "2").stdout == "videos/2 cancelled\n"
+    assert run(address, "delete", "2").exit_code == 0
+    assert run(address, "get", "2").exit_code == 4
+    assert "try: a fire at night" in run(address, "analyze", "a fire").stdout
+
+
+def test_get_brings_the_file_later(address: str, tmp_path: Path) -> None:
+    with SoundstageClient(address) as client:
+        client.wait(client.create("a fire"))
+    assert run(address, "get", "1", "--out", str(tmp_path / "late.mp4")).exit_code == 0
+    assert (tmp_path / "late.mp4").read_bytes() == CONTENT
+
+
+def test_watch_prints_the_address_of_the_result(address: str, videos: FakeVideos) -> None:
+    run(address, "create", "a fire")
+    assert run(address, "watch", "1").stdout == f"{videos.result.video_url}\n"
