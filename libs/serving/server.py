@@ -26,13 +26,15 @@ from libs.serving.interceptors import (
     ValidationInterceptor,
 )
 from libs.serving.settings import ServiceSettings
-from libs.serving.stage import wait_until_idle
+from libs.serving.stage import abandon_work, wait_until_idle
 
 __all__ = ["Endpoint", "RunningServer", "running", "serve"]
 
 _log = logging.getLogger(__name__)
 _Hook = Callable[[], Awaitable[None]]
 _ALL_SERVICES = ""
+# From the end of the grace, when calls are cancelled, to the end of the step their work is in.
+_UNWIND_SECONDS = 5.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -156,10 +158,14 @@ def _listen(server: grpc.aio.Server, settings: ServiceSettings) -> int:
 
 
 async def _stop(server: grpc.aio.Server, servicer: health.aio.HealthServicer, grace_seconds: float) -> None:
+    """Takes at most the grace and three times ``_UNWIND_SECONDS``, whatever the work does."""
     await servicer.enter_graceful_shutdown()
-    await server.stop(grace_seconds)
-    if not await wait_until_idle(grace_seconds):
-        _log.error("work goes on after the grace; it ends with the process")
+    stopping = asyncio.ensure_future(server.stop(grace_seconds))
+    await asyncio.wait([stopping], timeout=grace_seconds + _UNWIND_SECONDS)
+    if not await wait_until_idle(_UNWIND_SECONDS if stopping.done() else 0):
+        _log.error("work went on after its cancellation and is abandoned; it ends with the process")
+        abandon_work()
+    await asyncio.wait_for(stopping, _UNWIND_SECONDS)
 
 
 @contextmanager

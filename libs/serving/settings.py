@@ -26,7 +26,7 @@ class ServiceSettings(BaseSettings):
     """Port of `GET /metrics` for Prometheus; 0 chooses a free one."""
 
     grace_seconds: float = Field(default=20.0, ge=0)
-    """How long calls in flight may go on after SIGTERM; keep it below the pod's terminationGracePeriodSeconds."""
+    """How long calls in flight may go on after SIGTERM; keep it 15 s below the pod's terminationGracePeriodSeconds."""
 
     max_message_mib: int = Field(default=16, ge=1, le=256)
     """Largest message received or sent, in MiB. Tensors and media never travel in messages."""

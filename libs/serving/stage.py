@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
-__all__ = ["Cancelled", "Done", "Heartbeat", "Progress", "RecordingStage", "Stage", "run_stage", "wait_until_idle"]
+__all__ = [
+    "Cancelled",
+    "Done",
+    "Heartbeat",
+    "Progress",
+    "RecordingStage",
+    "Stage",
+    "abandon_work",
+    "run_stage",
+    "wait_until_idle",
+]
 
 R = TypeVar("R")
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _EVENT_LIMIT = 64
 _STILL_STOPPING_SECONDS = 30.0
@@ -158,9 +170,9 @@ def _start(work: Callable[[Stage], R], stage: _ThreadStage) -> asyncio.Future[R]
         try:
             result = context.run(work, stage)
         except BaseException as error:  # noqa: BLE001 (it is raised again by whoever reads the outcome)
-            outcome.set_exception(error)
+            _settle(outcome.set_exception, error)
         else:
-            outcome.set_result(result)
+            _settle(outcome.set_result, result)
 
     future = asyncio.wrap_future(outcome)
     _at_work.add(future)  # type: ignore[arg-type]
@@ -168,6 +180,11 @@ def _start(work: Callable[[Stage], R], stage: _ThreadStage) -> asyncio.Future[R]
     future.add_done_callback(lambda _: stage.end())
     threading.Thread(target=run, name="stage", daemon=True).start()
     return future
+
+
+def _settle(settle: Callable[[T], None], value: T) -> None:
+    with contextlib.suppress(InvalidStateError):  # abandoned: nobody asks any more
+        settle(value)
 
 
 async def _until_over(future: asyncio.Future[R]) -> None:
@@ -179,8 +196,9 @@ async def _until_over(future: asyncio.Future[R]) -> None:
         except asyncio.CancelledError:
             # A second cancellation (the server's stop) changes nothing: the thread still runs.
             continue
-    # Marks an exception as seen: the caller who would have wanted it is gone.
-    future.exception()
+    if not future.cancelled():
+        # Marks an exception as seen: the caller who would have wanted it is gone.
+        future.exception()
 
 
 async def wait_until_idle(timeout_seconds: float) -> bool:
@@ -189,3 +207,9 @@ async def wait_until_idle(timeout_seconds: float) -> bool:
         return True
     _, still_at_work = await asyncio.wait(set(_at_work), timeout=timeout_seconds)
     return not still_at_work
+
+
+def abandon_work() -> None:
+    """Let every call end whose work does not: for the end of the process, which takes the threads with it."""
+    for future in set(_at_work):
+        future.cancel()
