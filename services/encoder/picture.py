@@ -35,9 +35,7 @@ def read_image(data: bytes, media_type: str, limits: ImageLimits) -> NDArray[np.
     if len(data) > limits.max_bytes:
         raise _refused("IMAGE_TOO_LARGE", f"has {len(data)} bytes: send at most {limits.max_bytes // _MEBI} MiB")
     try:
-        with (
-            Image.open(io.BytesIO(data), formats=[_FORMATS[media_type]]) as image,
-        ):
+        with Image.open(io.BytesIO(data), formats=[_FORMATS[media_type]]) as image:
             _check_pixels(image, limits)
             return np.array(_rgb(ImageOps.exif_transpose(image)))
     # An error above twice Pillow's own limit, below that a warning, which may be set to raise.

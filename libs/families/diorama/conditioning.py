@@ -26,7 +26,7 @@ def check_conditioning(
     if _FIRST_FRAME in conditioning:
         vae = components["vae"]
         ratio = vae.spatial_compression_ratio
-        _expect_shape(conditioning, _FIRST_FRAME, (1, vae.config.latent_channels, 1, height // ratio, width // ratio))
+        _expect(conditioning, _FIRST_FRAME, (1, vae.config.latent_channels, 1, height // ratio, width // ratio))
     for name, tensor in conditioning.items():
         if not np.isfinite(tensor).all():
             raise _unfitting(name, "holds values that are not finite")
@@ -46,12 +46,13 @@ def _check_text(conditioning: Mapping[str, NDArray[Any]], channels: int) -> None
     if not 1 <= tokens <= _MOST_TOKENS:
         raise _unfitting("prompt_embeds", f"must have shape (1, 1 to {_MOST_TOKENS} tokens, {channels})")
     for name in _TEXT_NAMES:
-        _expect_shape(conditioning, name, (1, tokens) if name.endswith("mask") else (1, tokens, channels))
+        _expect(conditioning, name, (1, tokens) if name.endswith("mask") else (1, tokens, channels))
 
 
-def _expect_shape(conditioning: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> None:
-    if conditioning[name].shape != shape:
-        raise _unfitting(name, f"has shape {conditioning[name].shape}, this video needs {shape}")
+def _expect(conditioning: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> None:
+    tensor, kind = conditioning[name], "int64" if name.endswith("mask") else "float32"
+    if (tensor.shape, tensor.dtype.name) != (shape, kind):
+        raise _unfitting(name, f"is {tensor.dtype.name} {tensor.shape}, this video needs {kind} {shape}")
 
 
 def _unfitting(name: str, what: str) -> FailedPrecondition:
