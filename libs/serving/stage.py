@@ -8,7 +8,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
@@ -137,7 +137,7 @@ class _ThreadStage:
 
 async def run_stage(
     work: Callable[[Stage], R], *, heartbeat_seconds: float = 5.0
-) -> AsyncIterator[Heartbeat | Progress | object | Done[R]]:
+) -> AsyncGenerator[Heartbeat | Progress | object | Done[R], None]:
     """Run ``work`` in a thread of its own and yield its events, at last `Done`. What the work raises is raised here.
 
     After ``heartbeat_seconds`` without an event a `Heartbeat` is yielded. When the consumer is cancelled or closed, the

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from soundstage.artifact.v1 import artifact_pb2
 from soundstage.encoder.v1 import encoder_pb2 as pb
 from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 from soundstage.video.v1 import video_pb2, video_pb2_grpc
@@ -20,7 +21,7 @@ VIDEO = "soundstage.video.v1.VideoService"
 
 def encode_request(prompt: str = "fire", **changes: Any) -> pb.EncodeRequest:
     attempt = {"tenant": "acme", "video_id": "v1", "attempt": "a1"}
-    fields = {"attempt": attempt, "model": "diorama", "width": 256, "height": 256, "num_frames": 60}
+    fields: dict[str, Any] = {"attempt": attempt, "model": "diorama", "width": 256, "height": 256, "num_frames": 60}
     return pb.EncodeRequest(prompt=prompt, **fields | changes)
 
 
@@ -43,10 +44,10 @@ class EchoEncoder(rpc.EncoderServiceServicer):
                 await self._before(context)
             async for event in run_stage(self._work, heartbeat_seconds=0.05):
                 if isinstance(event, Progress):
-                    progress = {"step": event.step, "total_steps": event.total_steps}
+                    progress = artifact_pb2.Progress(step=event.step, total_steps=event.total_steps)
                     yield pb.EncodeResponse(progress=progress)
                 elif isinstance(event, Heartbeat):
-                    yield pb.EncodeResponse(heartbeat={"elapsed_seconds": event.elapsed_seconds})
+                    yield pb.EncodeResponse(heartbeat=artifact_pb2.Heartbeat(elapsed_seconds=event.elapsed_seconds))
         finally:
             self.ended.set()
 
@@ -63,6 +64,10 @@ class EchoVideo(video_pb2_grpc.VideoServiceServicer):
         self.calls += 1
         await self._before(context)
         return video_pb2.GetVideoResponse()
+
+
+def echo_video(before: Callable[[Any], Awaitable[None]]) -> EchoVideo:
+    return EchoVideo(before)  # type: ignore[abstract]  # one RPC is enough here
 
 
 def encoder_endpoint(servicer: EchoEncoder) -> Endpoint:

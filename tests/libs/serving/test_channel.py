@@ -10,7 +10,7 @@ from soundstage.video.v1 import video_pb2, video_pb2_grpc
 
 from libs.errors import NotFound, SoundstageError, Unavailable
 from libs.serving import ServiceSettings, open_channel, running
-from tests.libs.serving.echo import EchoVideo, video_endpoint
+from tests.libs.serving.echo import echo_video, video_endpoint
 
 BUSY = Unavailable("the store is away; try again", reason="STORE_UNAVAILABLE")
 
@@ -28,7 +28,7 @@ async def _calls_made(error: SoundstageError, times: int) -> tuple[int, grpc.Sta
         if servicer.calls <= times:
             raise error
 
-    servicer = EchoVideo(failing)
+    servicer = echo_video(failing)
     settings = ServiceSettings(grace_seconds=1)
     async with running(settings, [video_endpoint(servicer)], registry=CollectorRegistry()) as server:
         try:

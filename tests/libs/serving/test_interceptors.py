@@ -20,7 +20,7 @@ from libs.serving import ServiceSettings, Stage, error_from_rpc, running
 from tests.libs.serving.echo import (
     ENCODER,
     EchoEncoder,
-    EchoVideo,
+    echo_video,
     encode_request,
     encoder_endpoint,
     video_endpoint,
@@ -42,7 +42,7 @@ async def _aborting(context: Any) -> None:
 
 async def _answer(before: Any, kind: str) -> grpc.aio.AioRpcError:
     """The error that a unary or a streaming call ends with, whose servicer runs ``before``."""
-    endpoints = [encoder_endpoint(EchoEncoder(before=before)), video_endpoint(EchoVideo(before))]
+    endpoints = [encoder_endpoint(EchoEncoder(before=before)), video_endpoint(echo_video(before))]
     async with (
         running(ServiceSettings(grace_seconds=1), endpoints, registry=CollectorRegistry()) as server,
         grpc.aio.insecure_channel(server.address) as channel,
@@ -120,7 +120,7 @@ async def test_requests_that_break_their_rules_never_reach_the_servicer(
     async def never(context: Any) -> None:
         raise AssertionError
 
-    video = EchoVideo(never)
+    video = echo_video(never)
     endpoints = [encoder_endpoint(EchoEncoder(before=never)), video_endpoint(video)]
     async with (
         running(settings, endpoints, registry=registry) as server,
@@ -129,7 +129,11 @@ async def test_requests_that_break_their_rules_never_reach_the_servicer(
         videos = video_pb2_grpc.VideoServiceStub(channel)
         nested = await _refused(_read(channel, encode_request("", attempt={"tenant": "Upper", "video_id": "v"})))
         unary = await _refused(videos.GetVideo(video_pb2.GetVideoRequest(name="vid"), timeout=10))
-        repeated = await _refused(videos.ListVideos(video_pb2.ListVideosRequest(states=[1, 0]), timeout=10))
+        repeated = await _refused(
+            videos.ListVideos(
+                video_pb2.ListVideosRequest(states=[video_pb2.STATE_QUEUED, video_pb2.STATE_UNSPECIFIED]), timeout=10
+            )
+        )
     assert isinstance(nested, InvalidRequest)
     assert nested.reason == "INVALID_FIELD"
     assert [violation.field for violation in nested.violations] == ["attempt.tenant", "attempt.attempt", "prompt"]
@@ -149,7 +153,7 @@ async def test_calls_are_counted_by_code_and_timed(settings: ServiceSettings, re
         labels = {"grpc_service": service, "grpc_method": method, "grpc_code": code}
         return registry.get_sample_value("grpc_server_handled_total", labels)
 
-    endpoints = [encoder_endpoint(EchoEncoder()), video_endpoint(EchoVideo(slow))]
+    endpoints = [encoder_endpoint(EchoEncoder()), video_endpoint(echo_video(slow))]
     async with (
         running(settings, endpoints, registry=registry) as server,
         grpc.aio.insecure_channel(server.address) as channel,

@@ -30,6 +30,7 @@ async def test_work_runs_in_another_thread_with_the_callers_context() -> None:
     name = contextvars.ContextVar("name", default="")
     name.set("video-1")
     events = [event async for event in run_stage(lambda _: (threading.get_ident(), name.get()))]
+    assert isinstance(events[-1], Done)
     thread, seen = events[-1].result
     assert thread != threading.get_ident()
     assert seen == "video-1"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
@@ -45,7 +46,7 @@ def test_a_record_is_one_line_with_its_extras(lines: io.StringIO) -> None:
 
 def test_an_exception_is_in_the_same_line(lines: io.StringIO) -> None:
     try:
-        {}["nothing there"]
+        os.environ["nothing there"]
     except KeyError:
         logging.getLogger("x").exception("failed")
     assert "KeyError: 'nothing there'" in str(_only(lines)["exception"])
