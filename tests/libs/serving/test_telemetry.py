@@ -46,10 +46,10 @@ def test_a_record_is_one_line_with_its_extras(lines: io.StringIO) -> None:
 
 def test_an_exception_is_in_the_same_line(lines: io.StringIO) -> None:
     try:
-        os.environ["nothing there"]
+        os.environ["NOTHING_THERE"]
     except KeyError:
         logging.getLogger("x").exception("failed")
-    assert "KeyError: 'nothing there'" in str(_only(lines)["exception"])
+    assert "KeyError: 'NOTHING_THERE'" in str(_only(lines)["exception"])
 
 
 def test_what_json_does_not_know_is_written_as_text(lines: io.StringIO) -> None:
