@@ -1,0 +1,124 @@
+"""A real denoiser on a free port, with a tiny model, the memory store and a transformer that can be slow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from soundstage.artifact.v1 import artifact_pb2
+from soundstage.denoiser.v1 import denoiser_pb2 as pb
+from soundstage.denoiser.v1 import denoiser_pb2_grpc as rpc
+from torch import nn
+
+from libs.artifacts import MemoryStore, put_tensors, ref_to_proto
+from libs.catalog import Catalog
+from libs.families import PipelineCache, load_denoise
+from libs.families.diorama.components import load_transformer
+from libs.serving import Endpoint, open_channel, running
+from services.denoiser.denoise import Denoiser
+from services.denoiser.metrics import DenoiserMetrics
+from services.denoiser.servicer import SERVICE_NAME, DenoiserServicer
+from services.denoiser.settings import DenoiserSettings
+from tests.support.tiny_diorama import LATENT_CHANNELS, TEXT_CHANNELS, write_tiny_diorama
+
+
+class Pacer(nn.Module):
+    """The real transformer, each call of which waits ``seconds`` first and is counted."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.config = inner.config
+        self.seconds = 0.0
+        self.calls = 0
+        self.at_work = 0
+        self.most_at_work = 0
+        self._lock = threading.Lock()
+
+    def forward(self, **inputs: Any) -> Any:
+        with self._lock:
+            self.calls += 1
+            self.at_work += 1
+            self.most_at_work = max(self.most_at_work, self.at_work)
+        threading.Event().wait(self.seconds)
+        outputs = self.inner(**inputs)
+        with self._lock:
+            self.at_work -= 1
+        return outputs
+
+
+@dataclass
+class Service:
+    """What a test talks to."""
+
+    store: MemoryStore
+    registry: CollectorRegistry
+    pacer: Pacer
+    stub: Any = field(default=None)
+
+    def conditioning(self, *, seed: int = 0, first_frame: bool = False) -> artifact_pb2.Artifact:
+        rng = np.random.default_rng(seed)
+        tensors = {
+            f"{name}_embeds": rng.standard_normal((1, 6, TEXT_CHANNELS)).astype(np.float32)
+            for name in ("prompt", "negative_prompt")
+        }
+        masks = {f"{name}_attention_mask": np.ones((1, 6), np.int64) for name in ("prompt", "negative_prompt")}
+        if first_frame:
+            tensors["first_frame_latents"] = rng.standard_normal((1, LATENT_CHANNELS, 1, 2, 2)).astype(np.float32)
+        key = f"acme/v1/encode/a{seed}{first_frame}/conditioning.safetensors"
+        return ref_to_proto(put_tensors(self.store, key, tensors | masks))
+
+    def request(self, **changes: Any) -> pb.DenoiseRequest:
+        fields = {
+            "attempt": artifact_pb2.Attempt(tenant="acme", video_id="v1", attempt="a1"),
+            "model": "diorama",
+            "width": 32,
+            "height": 32,
+            "num_frames": 12,
+            "fps": 12.0,
+            "num_inference_steps": 6,
+            "guidance_scale": 3.0,
+            "seed": 1,
+        }
+        if "conditioning" not in changes:
+            changes["conditioning"] = self.conditioning()
+        return pb.DenoiseRequest(**fields | changes)
+
+    def call(self, **changes: Any) -> Any:
+        return self.stub.Denoise(self.request(**changes), timeout=30)
+
+    async def denoise(self, **changes: Any) -> list[pb.DenoiseResponse]:
+        return [event async for event in self.call(**changes)]
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    write_tiny_diorama(models)
+    return models
+
+
+@pytest.fixture
+async def service(models_dir: Path) -> AsyncIterator[Service]:
+    registry = CollectorRegistry()
+    pacer = Pacer(load_transformer(models_dir / "diorama"))
+    settings = DenoiserSettings(grace_seconds=1.0, heartbeat_seconds=0.1, max_active_videos=2)
+    service = Service(MemoryStore("denoiser"), registry, pacer)
+    pipelines = PipelineCache(lambda path, family: load_denoise(path, family, pacer))
+    denoiser = Denoiser(
+        service.store, Catalog.read(models_dir), pipelines, DenoiserMetrics(registry), settings.max_active_videos
+    )
+    servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
+    endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
+    async with (
+        running(settings, [endpoint], registry=registry) as server,
+        open_channel(server.address) as channel,
+    ):
+        service.stub = rpc.DenoiserServiceStub(channel)
+        yield service
