@@ -1,4 +1,4 @@
-"""The tries of each stage, and which of them counts: the first that finishes. The stages' speed is measured here too."""
+"""The tries of each stage, and which of them counts: the first that finishes. Measures their speed too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what was asked to what is made: defaults filled in, the model's limits checked, every violation named at once."""
+"""From what was asked to what is made: defaults filled in, the model's limits checked; every violation is named."""
 
 from __future__ import annotations
 

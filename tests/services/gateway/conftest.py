@@ -1,0 +1,110 @@
+"""A whole gateway for a test: real gRPC, real SQLite file, real Temporal, light stage services."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.artifacts import FolderStore
+from libs.serving import error_from_rpc, open_channel, running
+from services.gateway.settings import GatewaySettings
+from services.gateway.wiring import Gateway
+from soundstage.video.v1 import video_pb2 as pb
+from soundstage.video.v1 import video_pb2_grpc as rpc
+from tests.support.stages import StageServers, serving_stages
+from tests.support.temporal import temporal_address
+
+__all__ = ["temporal_address"]
+
+PROMPT = "a campfire on a beach at night"
+TERMINAL = (pb.STATE_SUCCEEDED, pb.STATE_FAILED, pb.STATE_CANCELLED)
+
+
+@dataclass
+class Scene:
+    """A running gateway, its stub and the stages behind it."""
+
+    stub: rpc.VideoServiceAsyncStub
+    stages: StageServers
+    settings: GatewaySettings
+    artifacts: Path
+
+    async def create(self, **spec: Any) -> pb.Video:
+        request = pb.CreateVideoRequest(spec=pb.VideoSpec(**{"prompt": PROMPT, **spec}))
+        return (await self.stub.CreateVideo(request, timeout=20)).video
+
+    async def get(self, name: str) -> pb.Video:
+        return (await self.stub.GetVideo(pb.GetVideoRequest(name=name), timeout=10)).video
+
+    async def watch(self, name: str, after_sequence: int = 0) -> list[pb.WatchVideoResponse]:
+        request = pb.WatchVideoRequest(name=name, after_sequence=after_sequence)
+        return [event async for event in self.stub.WatchVideo(request, timeout=30)]
+
+    async def until(self, name: str, state: int, seconds: float = 20.0) -> pb.Video:
+        async with asyncio.timeout(seconds):
+            while (video := await self.get(name)).state != state:
+                assert video.state not in TERMINAL, video
+                await asyncio.sleep(0.05)
+        return video
+
+    def files(self) -> list[Path]:
+        return [path for path in self.artifacts.rglob("*") if path.is_file()]
+
+
+async def refused(call: Any) -> Any:
+    """The error of the tree that `call` ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return error_from_rpc(caught.value)
+
+
+@pytest.fixture
+def settings_of(tmp_path: Path, temporal_address: str) -> Callable[..., GatewaySettings]:
+    """Settings on fresh files and a task queue of their own; keyword arguments override."""
+    task_queue = f"test-{uuid.uuid4()}"
+
+    def make(stages: StageServers, **fields: Any) -> GatewaySettings:
+        given = {
+            "grace_seconds": 0.5,
+            "artifacts_url": (tmp_path / "artifacts").as_uri(),
+            "models_dir": Path("models"),
+            "database_url": f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}",
+            "temporal_address": temporal_address,
+            "temporal_task_queue": task_queue,
+            "encoder_address": stages.address,
+            "denoiser_address": stages.address,
+            "audio_address": stages.address,
+            "muxer_address": stages.address,
+            "preview_every_steps": 1,
+            "sweep_every_seconds": 0.3,
+            "sweep_quiet_seconds": 1.0,
+        }
+        return GatewaySettings(**{**given, **fields})
+
+    return make
+
+
+@pytest.fixture
+async def stages(tmp_path: Path) -> AsyncIterator[StageServers]:
+    async with serving_stages(FolderStore(tmp_path / "artifacts")) as servers:
+        yield servers
+
+
+@pytest.fixture
+async def scene(
+    stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
+) -> AsyncIterator[Scene]:
+    settings = settings_of(stages)
+    gateway = Gateway(settings)
+    async with (
+        running(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop) as server,
+        open_channel(server.address) as channel,
+    ):
+        yield Scene(rpc.VideoServiceStub(channel), stages, settings, tmp_path / "artifacts")

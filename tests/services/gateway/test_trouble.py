@@ -1,0 +1,158 @@
+"""Cancelling, failing, retrying, repeating, and processes that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from libs.errors import AlreadyExists, FailedPrecondition, Internal, ResourceExhausted, Unavailable
+from libs.serving import open_channel, running
+from services.gateway.settings import GatewaySettings
+from services.gateway.wiring import Gateway
+from soundstage.video.v1 import video_pb2 as pb
+from soundstage.video.v1 import video_pb2_grpc as rpc
+from tests.services.gateway.conftest import PROMPT, Scene, refused
+from tests.support.stages import StageServers
+
+
+async def test_cancel_reaches_the_stage_and_is_confirmed_afterwards(scene: Scene) -> None:
+    denoise = scene.stages.denoise
+    denoise.steps, denoise.step_seconds = 100, 0.2
+    name = (await scene.create()).name
+    assert await asyncio.to_thread(denoise.began.wait, 15)
+
+    answer = await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name, reason="changed my mind"))
+    assert answer.video.state == pb.STATE_CANCELLING
+    events = await scene.watch(name)
+    seen = [event.video.state for event in events]
+    assert pb.STATE_CANCELLING in seen
+    assert seen[-1] == pb.STATE_CANCELLED
+    assert len(denoise.stopped) == 1
+    assert not scene.stages.render.requests
+    again = await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name))
+    assert again.video == events[-1].video
+
+
+async def test_a_finished_video_cannot_be_cancelled(scene: Scene) -> None:
+    name = (await scene.create()).name
+    await scene.watch(name)
+    error = await refused(scene.stub.CancelVideo(pb.CancelVideoRequest(name=name)))
+    assert isinstance(error, FailedPrecondition)
+    assert error.reason == "VIDEO_ALREADY_FINISHED"
+    assert (await scene.get(name)).state == pb.STATE_SUCCEEDED
+
+
+async def test_a_failing_stage_fails_the_video_with_its_reason(scene: Scene) -> None:
+    scene.stages.render.errors = [FailedPrecondition("the latents do not fit", reason="LATENTS_UNFITTING")]
+    video = (await scene.watch((await scene.create()).name))[-1].video
+    assert video.state == pb.STATE_FAILED
+    assert video.error == pb.VideoError(
+        reason="LATENTS_UNFITTING", message="the latents do not fit", stage=pb.STAGE_RENDER
+    )
+    assert len(scene.stages.render.requests) == 1
+    assert not video.HasField("result")
+
+
+async def test_an_away_stage_is_tried_again_under_another_attempt(scene: Scene) -> None:
+    scene.stages.denoise.errors = [Unavailable("going away", reason="STOPPING")]
+    video = (await scene.watch((await scene.create()).name))[-1].video
+    assert video.state == pb.STATE_SUCCEEDED
+    attempts = [request.attempt.attempt for request in scene.stages.denoise.requests]
+    assert len(set(attempts)) == 2
+    assert [timing.attempts for timing in video.stage_timings] == [1, 2, 1, 1, 1]
+    assert len(scene.stages.encode.requests) == 1
+
+
+async def test_an_internal_error_is_tried_three_times(scene: Scene) -> None:
+    scene.stages.mux.errors = [Internal("gate", reason="GATE_FAILED") for _ in range(9)]
+    video = (await scene.watch((await scene.create()).name))[-1].video
+    assert video.state == pb.STATE_FAILED
+    assert video.error.reason == "GATE_FAILED"
+    assert len(scene.stages.mux.requests) == 3
+
+
+async def test_a_repeated_request_gives_the_same_video_and_another_body_is_refused(scene: Scene) -> None:
+    request = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT), request_id=str(uuid.uuid4()))
+    answers = await asyncio.gather(*(scene.stub.CreateVideo(request) for _ in range(5)))
+    names = {answer.video.name for answer in answers}
+    assert len(names) == 1
+    assert len({answer.video.spec.seed for answer in answers}) == 1
+    await scene.watch(names.pop())
+    assert len(scene.stages.encode.requests) == 1
+
+    explicit = pb.CreateVideoRequest(request_id=request.request_id.upper(), priority=pb.PRIORITY_STANDARD)
+    explicit.spec.CopyFrom(request.spec)
+    assert (await scene.stub.CreateVideo(explicit)).video.state == pb.STATE_SUCCEEDED
+
+    request.spec.seed = 5
+    error = await refused(scene.stub.CreateVideo(request))
+    assert isinstance(error, AlreadyExists)
+    assert error.reason == "REQUEST_ID_REUSED"
+    assert len((await scene.stub.ListVideos(pb.ListVideosRequest())).videos) == 1
+
+
+async def test_too_many_active_videos_are_refused(
+    stages: StageServers, settings_of: Callable[..., GatewaySettings]
+) -> None:
+    """The api role alone: nothing is worked on, so the videos stay queued."""
+    settings = settings_of(stages, role="api", max_active_videos=2)
+    gateway = Gateway(settings)
+    async with (
+        running(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop) as server,
+        open_channel(server.address) as channel,
+    ):
+        stub = rpc.VideoServiceStub(channel)
+        request = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT))
+        queued = [(await stub.CreateVideo(request)).video for _ in range(2)]
+        assert [video.progress.queue_position for video in queued] == [0, 1]
+        quota = await stub.GetQuota(pb.GetQuotaRequest())
+        assert (quota.tenant, quota.max_active_videos, quota.active_videos) == ("local", 2, 2)
+        assert not quota.HasField("credits")
+        error = await refused(stub.CreateVideo(request))
+        assert isinstance(error, ResourceExhausted)
+        assert error.reason == "TOO_MANY_ACTIVE_VIDEOS"
+
+
+async def test_a_video_whose_work_was_never_started_is_started_by_a_worker(
+    stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
+) -> None:
+    api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
+    accepting, working = Gateway(api), Gateway(worker)
+    accepting._runner.start = _away  # type: ignore[method-assign]
+    async with (
+        running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
+        open_channel(server.address) as channel,
+        running(worker, working.endpoints, start=working.start, stop=working.stop),
+    ):
+        scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
+        created = await scene.create()
+        assert created.state == pb.STATE_QUEUED
+        events = await scene.watch(created.name)
+        assert events[-1].video.state == pb.STATE_SUCCEEDED
+
+
+async def test_a_worker_that_stops_hands_its_video_to_the_next(
+    stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
+) -> None:
+    stages.denoise.steps, stages.denoise.step_seconds = 5, 0.2
+    api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
+    accepting, first, second = Gateway(api), Gateway(worker), Gateway(worker)
+    async with (
+        running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
+        open_channel(server.address) as channel,
+    ):
+        scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
+        async with running(worker, first.endpoints, start=first.start, stop=first.stop):
+            name = (await scene.create()).name
+            assert await asyncio.to_thread(stages.denoise.began.wait, 15)
+        async with running(worker, second.endpoints, start=second.start, stop=second.stop):
+            video = (await scene.watch(name))[-1].video
+    assert video.state == pb.STATE_SUCCEEDED
+    assert len(stages.denoise.stopped) == 1
+    assert len(stages.encode.requests) == 1
+
+
+async def _away(_video: object) -> None:
+    raise Unavailable("Temporal is away", reason="TEMPORAL_UNAVAILABLE")
