@@ -12,7 +12,7 @@ from libs.families import PipelineCache, load_decode, use_threads
 from libs.serving import Endpoint, configure_logging, serve
 from services.muxer.metrics import MuxerMetrics
 from services.muxer.mux import Muxer
-from services.muxer.render import Decode, Renderer
+from services.muxer.render import Renderer
 from services.muxer.servicer import SERVICE_NAME, MuxerServicer
 from services.muxer.settings import MuxerSettings
 
@@ -27,18 +27,24 @@ async def main() -> None:
         public_endpoint=settings.s3_public_endpoint,
     )
     catalog = Catalog.read(settings.models_dir)
-    pipelines = PipelineCache[Decode](load_decode)
     metrics = MuxerMetrics()
     timeout_seconds = settings.media_timeout_seconds
     renderer = Renderer(
-        store, catalog, pipelines, metrics, threads=settings.encoder_threads, timeout_seconds=timeout_seconds
+        store,
+        catalog,
+        PipelineCache(load_decode),
+        metrics,
+        threads=settings.encoder_threads,
+        timeout_seconds=timeout_seconds,
     )
-    servicer = MuxerServicer(renderer, Muxer(store, metrics, timeout_seconds=timeout_seconds))
+    servicer = MuxerServicer(
+        renderer, Muxer(store, metrics, timeout_seconds=timeout_seconds), settings.heartbeat_seconds
+    )
 
     async def start() -> None:
         await asyncio.to_thread(use_threads, settings.torch_threads)
-        for name in settings.warm_models:
-            await asyncio.to_thread(pipelines.get, catalog.get(name))
+        models = catalog.names() if settings.warm_models is None else settings.warm_models
+        await asyncio.to_thread(renderer.warm, models)
 
     await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)], start=start)
 

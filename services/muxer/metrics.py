@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from libs.errors import Internal
 
@@ -29,12 +29,18 @@ class MuxerMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._load_seconds = Gauge(
+            "soundstage_muxer_model_load_seconds", "Loading the model's decoder.", ["model"], registry=registry
+        )
         self._gate_failures = Counter(
             "soundstage_muxer_gate_failures_total",
             "Finished files that failed the gate, by the check that failed.",
             ["check"],
             registry=registry,
         )
+
+    def loaded(self, model: str, seconds: float) -> None:
+        self._load_seconds.labels(model).set(seconds)
 
     def rendered(self, num_frames: int, seconds: float) -> None:
         self._frames.inc(num_frames)

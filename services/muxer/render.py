@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -63,19 +63,31 @@ class Renderer:
         self._threads = threads
         self._timeout_seconds = timeout_seconds
 
+    def warm(self, models: Iterable[str]) -> None:
+        """Load what decodes these models, so that no call waits for it."""
+        for model in models:
+            self._load(model)
+
     def render(self, job: RenderJob, stage: Stage) -> Rendered:
         """Raises NotFound MODEL_UNKNOWN; FailedPrecondition for latents that are missing, altered or do not fit."""
-        card = self._catalog.get(job.model)
+        decode, load_seconds = self._load(job.model)
         latents = get_tensors(self._store, job.latents)
-        decode, load_seconds = self._pipelines.get(card)
         stage.raise_if_cancelled()
         with tempfile.TemporaryDirectory(prefix="soundstage-render-") as folder:
             path = Path(folder) / "picture.mp4"
             began = time.perf_counter()
-            self._encode(_exactly(job.num_frames, _chunks(decode, latents, job)), path, job, stage)
+            # Closed here, not by the garbage collector: a cancelled decode must let go of its memory at once.
+            with closing(_chunks(decode, latents, job)) as chunks:
+                self._encode(_exactly(job.num_frames, chunks), path, job, stage)
             self._metrics.rendered(job.num_frames, time.perf_counter() - began)
             picture = self._store.put_file(job.prefix.key("picture.mp4"), path, "video/mp4")
         return Rendered(picture, load_seconds)
+
+    def _load(self, model: str) -> tuple[Decode, float]:
+        decode, seconds = self._pipelines.get(self._catalog.get(model))
+        if seconds > 0:
+            self._metrics.loaded(model, seconds)
+        return decode, seconds
 
     def _encode(self, chunks: Iterator[NDArray[np.uint8]], path: Path, job: RenderJob, stage: Stage) -> None:
         done = 0
@@ -109,7 +121,7 @@ class Renderer:
         )
 
 
-def _chunks(decode: Decode, latents: Mapping[str, NDArray[Any]], job: RenderJob) -> Iterator[NDArray[np.uint8]]:
+def _chunks(decode: Decode, latents: Mapping[str, NDArray[Any]], job: RenderJob) -> Generator[NDArray[np.uint8]]:
     try:
         yield from decode(latents, job.num_frames)
     except (LookupError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 import grpc
 from soundstage.muxer.v1 import muxer_pb2 as pb
@@ -21,16 +22,17 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["MuxerService"].full_name
 
 
 class MuxerServicer(rpc.MuxerServiceServicer):
-    def __init__(self, renderer: Renderer, muxer: Muxer) -> None:
+    def __init__(self, renderer: Renderer, muxer: Muxer, heartbeat_seconds: float = 5.0) -> None:
         self._renderer = renderer
         self._muxer = muxer
+        self._heartbeat_seconds = heartbeat_seconds
 
     @override
     async def Render(
         self, request: pb.RenderRequest, context: grpc.aio.ServicerContext[pb.RenderRequest, pb.RenderResponse]
     ) -> AsyncIterator[pb.RenderResponse]:
-        job = convert.render_job_from_proto(request)
-        async with aclosing(run_stage(lambda stage: self._renderer.render(job, stage))) as events:  # type: ignore[type-var]
+        work = partial(self._renderer.render, convert.render_job_from_proto(request))
+        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
             async for event in events:
                 yield convert.render_response_to_proto(event)
 
@@ -38,7 +40,7 @@ class MuxerServicer(rpc.MuxerServiceServicer):
     async def Mux(
         self, request: pb.MuxRequest, context: grpc.aio.ServicerContext[pb.MuxRequest, pb.MuxResponse]
     ) -> AsyncIterator[pb.MuxResponse]:
-        job = convert.mux_job_from_proto(request)
-        async with aclosing(run_stage(lambda stage: self._muxer.mux(job, stage))) as events:  # type: ignore[type-var]
+        work = partial(self._muxer.mux, convert.mux_job_from_proto(request))
+        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
             async for event in events:
                 yield convert.mux_response_to_proto(event)

@@ -20,10 +20,13 @@ class MuxerSettings(ServiceSettings):
     """Threads of one H.264 encode. The bytes of a picture depend on it, so give every replica the same number."""
 
     media_timeout_seconds: float = Field(default=600.0, gt=0)
-    """How long the media process may take for one frame to accept, or for its last answer."""
-
-    warm_models: tuple[str, ...] = ()
-    """Models to load before health says SERVING, as a JSON list; others load when first asked for."""
+    """How long the media process may take to accept one chunk of frames, or to give its last answer."""
 
     torch_threads: int = Field(default=0, ge=0)
-    """CPU threads for decoding latents; 0 is all cores the process may use."""
+    """CPU threads of torch; 0 is every core the process may use."""
+
+    warm_models: tuple[str, ...] | None = None
+    """Models to load before health says SERVING, as a JSON list; unset: all there are. Others load on first use."""
+
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
+    """Longest silence of a stream. Callers take a longer one for a dead stage."""

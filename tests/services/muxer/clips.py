@@ -55,6 +55,21 @@ def write_picture(path: Path, frames: NDArray[np.uint8], fps: Fraction = FPS) ->
     return expected
 
 
+def write_carelessly(path: Path, *, tagged: bool, fast_start: bool) -> None:
+    """As PyAV does when asked for nothing: `movflags` on the stream instead of the container does nothing."""
+    options = {"movflags": "+faststart"}
+    with av.open(str(path), "w", format="mp4", options=options if fast_start else {}) as container:
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        if tagged:
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+        for pixels in flashing():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
 def write_sound(path: Path, sound: NDArray[np.float32], rate: int = RATE) -> None:
     """FLAC with as many channels as ``sound`` (C, N) has rows: 1 or 2."""
     layout = {1: "mono", 2: "stereo"}[len(sound)]
@@ -70,7 +85,7 @@ def write_sound(path: Path, sound: NDArray[np.float32], rate: int = RATE) -> Non
 def read_picture(path: Path) -> tuple[NDArray[np.uint8], list[float]]:
     """RGB frames (T, H, W, 3), converted by the file's own tags, and their times in seconds."""
     with av.open(str(path)) as container:
-        frames = [(frame.to_ndarray(format="rgb24"), frame.time) for frame in container.decode(video=0)]
+        frames = [(frame.to_ndarray(format="rgb24"), frame.time or 0.0) for frame in container.decode(video=0)]
     return np.stack([frame for frame, _ in frames]), [time for _, time in frames]
 
 
@@ -78,7 +93,7 @@ def read_sound(path: Path) -> tuple[NDArray[np.float32], float]:
     """Samples (C, N), and the time of the first in seconds."""
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
-    return np.concatenate([frame.to_ndarray() for frame in frames], axis=1), frames[0].time
+    return np.concatenate([frame.to_ndarray().astype(np.float32) for frame in frames], axis=1), frames[0].time or 0.0
 
 
 def packets(path: Path) -> Iterator[tuple[bytes, int, int]]:
@@ -86,4 +101,4 @@ def packets(path: Path) -> Iterator[tuple[bytes, int, int]]:
     with av.open(str(path)) as container:
         for packet in container.demux(video=0):
             if packet.size:
-                yield bytes(packet), packet.pts, packet.dts
+                yield bytes(packet), packet.pts or 0, packet.dts or 0

@@ -94,7 +94,7 @@ def test_streams_end_together(files: tuple[Path, Path, Path]) -> None:
     picture, sound, video = files
     assemble(picture, sound, video, "")
     with av.open(str(video)) as container:
-        ends = [stream.duration * stream.time_base for stream in container.streams]
+        ends = [float((s.duration or 0) * (s.time_base or 0)) for s in container.streams]
     assert ends == [2, 2]
 
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,7 @@ class _Stop:
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A child of our own beside the repository's packages."""
     (tmp_path / "odd_child.py").write_text(textwrap.dedent(_CHILD))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -48,7 +48,9 @@ def test_key_frames_every_two_seconds(tmp_path: Path) -> None:
     write_picture(tmp_path / "p.mp4", flashing(60))
     with av.open(str(tmp_path / "p.mp4")) as container:
         keys = [
-            packet.pts * packet.time_base for packet in container.demux(video=0) if packet.is_keyframe and packet.size
+            (packet.pts or 0) * packet.time_base
+            for packet in container.demux(video=0)
+            if packet.is_keyframe and packet.size
         ]
     assert keys == [0, 2, 4]
 

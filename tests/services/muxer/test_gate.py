@@ -7,14 +7,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 
 from libs.errors import Internal
 from services.muxer import gate
 from services.muxer.facts import FileFacts, PictureFacts, SoundFacts
 from services.muxer.gate import Expected, check_facts, check_file
-from tests.services.muxer.clips import FPS, SIZE, flashing, write_picture
+from tests.services.muxer.clips import FPS, SIZE, flashing, write_carelessly, write_picture
 
 _EXPECTED = Expected(SIZE, SIZE, 24, FPS, sound_samples=96_000)
 _PICTURE = PictureFacts(
@@ -87,26 +86,11 @@ def test_sound_where_none_belongs_is_refused() -> None:
         check_facts(_FACTS, replace(_EXPECTED, sound_samples=None))
 
 
-def _write_carelessly(path: Path, *, tagged: bool, fast_start: bool) -> None:
-    """As PyAV does when asked for nothing: `movflags` on the stream instead of the container does nothing."""
-    options = {"movflags": "+faststart"}
-    with av.open(str(path), "w", format="mp4", options=options if fast_start else {}) as container:
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.width = stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
-        if tagged:
-            context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-        for pixels in flashing():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
 @pytest.mark.parametrize(
     ("tagged", "fast_start", "check"), [(False, True, "picture_colour"), (True, False, "fast_start")]
 )
 def test_careless_files_are_refused(tmp_path: Path, tagged: bool, fast_start: bool, check: str) -> None:
-    _write_carelessly(tmp_path / "p.mp4", tagged=tagged, fast_start=fast_start)
+    write_carelessly(tmp_path / "p.mp4", tagged=tagged, fast_start=fast_start)
     with pytest.raises(Internal) as caught:
         check_file(tmp_path / "p.mp4", replace(_EXPECTED, sound_samples=None))
     assert caught.value.metadata == {"check": check}

@@ -1,0 +1,1 @@
+"""Makes the sound of a rendered picture."""

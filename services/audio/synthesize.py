@@ -1,0 +1,119 @@
+"""Picture and prompt in, sound out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libs.artifacts import AttemptPrefix, Ref, Store
+from libs.catalog import Catalog
+from libs.errors import FailedPrecondition, Internal
+from libs.families import PipelineCache
+from libs.families.sounding import Intent, SoundPipeline
+from libs.serving import Stage
+from services.audio.flac import SAMPLE_RATE, write_flac
+from services.audio.measure import Measures, check, limit, measure
+from services.audio.metrics import AudioMetrics
+from services.audio.picture import Picture, read_picture
+
+__all__ = ["Intent", "SynthesizeJob", "Synthesized", "Synthesizer"]
+
+_STEPS = 3
+
+
+@dataclass(frozen=True)
+class SynthesizeJob:
+    prefix: AttemptPrefix
+    model: str
+    picture: Ref
+    prompt: str
+    intent: Intent
+    seed: int
+    latents: Ref | None
+
+
+@dataclass(frozen=True)
+class Synthesized:
+    sound: Ref
+    measures: Measures
+    load_seconds: float
+
+
+class Synthesizer:
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        pipelines: PipelineCache[SoundPipeline],
+        metrics: AudioMetrics,
+        *,
+        max_picture_bytes: int,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._pipelines = pipelines
+        self._metrics = metrics
+        self._max_picture_bytes = max_picture_bytes
+
+    def warm(self, models: Iterable[str]) -> None:
+        """Load these models, so that no call waits for it."""
+        for model in models:
+            self._load(model)
+
+    def synthesize(self, job: SynthesizeJob, stage: Stage) -> Synthesized:
+        """Steps: picture read, sound made and checked, sound written.
+
+        Raises NotFound MODEL_UNKNOWN, FailedPrecondition for a picture that is missing, altered, unreadable or too
+        large and for latents (JOINT_AUDIO_UNSUPPORTED), and Internal SOUND_GATE_FAILED.
+        """
+        pipeline, load_seconds = self._load(job.model)
+        _refuse_latents(job)
+        with tempfile.TemporaryDirectory(prefix="soundstage-audio-") as name:
+            folder = Path(name)
+            picture = self._read(job.picture, folder / "picture.mp4", stage)
+            stage.progress(1, _STEPS)
+            sound = self._sound(pipeline, picture, job)
+            stage.progress(2, _STEPS)
+            write_flac(folder / "sound.flac", sound)
+            ref = self._store.put_file(job.prefix.key("sound.flac"), folder / "sound.flac", "audio/flac")
+            stage.progress(3, _STEPS)
+        return Synthesized(ref, measure(sound, SAMPLE_RATE), load_seconds)
+
+    def _load(self, model: str) -> tuple[SoundPipeline, float]:
+        pipeline, seconds = self._pipelines.get(self._catalog.get(model))
+        if seconds > 0:
+            self._metrics.loaded(model, seconds)
+        return pipeline, seconds
+
+    def _read(self, ref: Ref, path: Path, stage: Stage) -> Picture:
+        self._store.get_file(ref, path)
+        return read_picture(path, max_bytes=self._max_picture_bytes, raise_if_cancelled=stage.raise_if_cancelled)
+
+    def _sound(self, pipeline: SoundPipeline, picture: Picture, job: SynthesizeJob) -> NDArray[np.float32]:
+        began = time.perf_counter()
+        sound = pipeline(picture.frames, float(picture.fps), job.prompt, job.intent, job.seed)
+        self._metrics.synthesized(job.model, time.perf_counter() - began)
+        try:
+            check(sound, picture.num_samples, silent=job.intent == "silent")
+        except Internal as error:
+            self._metrics.refused(error.metadata["check"])
+            raise
+        limited, gain_db = limit(sound)
+        self._metrics.checked(turned_down=gain_db < 0, silent=not limited.any())
+        return limited
+
+
+def _refuse_latents(job: SynthesizeJob) -> None:
+    if job.latents is not None:
+        raise FailedPrecondition(
+            f"model {job.model!r} makes no sound latents: no family of this installation generates picture and sound "
+            "jointly; leave `latents` out",
+            reason="JOINT_AUDIO_UNSUPPORTED",
+            model=job.model,
+        )
