@@ -1,7 +1,7 @@
 """Light stage services for tests: real gRPC servers that speak the real contracts and write small real artifacts.
 
-What they should do is set by each stage's `Script`; what they were asked is kept there too. Like real stages they work in
-a thread through `run_stage`, and a call is over only when its thread has stopped.
+What they should do is set by each stage's `Script`; what they were asked is kept there too. Like real stages they work
+in a thread through `run_stage`, and a call is over only when its thread has stopped.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from libs.artifacts import Store, prefix_from_proto, ref_from_proto, ref_to_proto
-from libs.serving import Cancelled, Done, Endpoint, Heartbeat, Progress, ServiceSettings, Stage, run_stage, running
 from soundstage.artifact.v1 import artifact_pb2
 from soundstage.audio.v1 import audio_pb2, audio_pb2_grpc
 from soundstage.denoiser.v1 import denoiser_pb2, denoiser_pb2_grpc
 from soundstage.encoder.v1 import encoder_pb2, encoder_pb2_grpc
 from soundstage.muxer.v1 import muxer_pb2, muxer_pb2_grpc
+
+from libs.artifacts import Store, prefix_from_proto, ref_from_proto, ref_to_proto
+from libs.serving import Cancelled, Done, Endpoint, Heartbeat, Progress, ServiceSettings, Stage, run_stage, running
 
 __all__ = ["Script", "StageServers", "serving_stages"]
 
@@ -76,7 +77,7 @@ class _Encoder(encoder_pb2_grpc.EncoderServiceServicer):
     store: Store
     scripts: StageServers
 
-    async def Encode(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Encode(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.image] if request.HasField("image") else []
         work = _work(self.store, self.scripts.encode, request, "encode", reads, ("conditioning.safetensors",))
         async for event in _events(work, encoder_pb2.EncodeResponse):
@@ -88,7 +89,7 @@ class _Denoiser(denoiser_pb2_grpc.DenoiserServiceServicer):
     store: Store
     scripts: StageServers
 
-    async def Denoise(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Denoise(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.conditioning]
         work = _work(self.store, self.scripts.denoise, request, "denoise", reads, ("latents.safetensors",))
         async for event in _events(work, denoiser_pb2.DenoiseResponse):
@@ -100,7 +101,7 @@ class _Audio(audio_pb2_grpc.AudioServiceServicer):
     store: Store
     scripts: StageServers
 
-    async def Synthesize(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Synthesize(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.picture]
         work = _work(self.store, self.scripts.synthesize, request, "synthesize", reads, ("sound.flac",))
         async for event in _events(work, audio_pb2.SynthesizeResponse):
@@ -112,12 +113,12 @@ class _Muxer(muxer_pb2_grpc.MuxerServiceServicer):
     store: Store
     scripts: StageServers
 
-    async def Render(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Render(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         work = _work(self.store, self.scripts.render, request, "render", [request.latents], ("picture.mp4",))
         async for event in _events(work, muxer_pb2.RenderResponse):
             yield event
 
-    async def Mux(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Mux(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.picture, request.sound]
         work = _work(self.store, self.scripts.mux, request, "mux", reads, ("video.mp4", "poster.jpg"))
         async for event in _events(work, muxer_pb2.MuxResponse):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from soundstage.video.v1 import video_pb2 as pb
+from soundstage.video.v1 import video_pb2_grpc as rpc
 
 from libs.artifacts import FolderStore
 from libs.serving import error_from_rpc, open_channel, running
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import Gateway
-from soundstage.video.v1 import video_pb2 as pb
-from soundstage.video.v1 import video_pb2_grpc as rpc
 from tests.support.stages import StageServers, serving_stages
 from tests.support.temporal import temporal_address
 
@@ -65,28 +66,43 @@ async def refused(call: Any) -> Any:
     return error_from_rpc(caught.value)
 
 
+def settings_for(folder: Path, temporal_address: str, stage_address: str, **fields: Any) -> GatewaySettings:
+    """Settings on fresh files; `fields` override."""
+    given = {
+        "grace_seconds": 0.5,
+        "artifacts_url": (folder / "artifacts").as_uri(),
+        "models_dir": Path("models"),
+        "database_url": f"sqlite+aiosqlite:///{folder / 'gateway.db'}",
+        "temporal_address": temporal_address,
+        "encoder_address": stage_address,
+        "denoiser_address": stage_address,
+        "audio_address": stage_address,
+        "muxer_address": stage_address,
+        "preview_every_steps": 1,
+        "sweep_every_seconds": 0.3,
+        "sweep_quiet_seconds": 1.0,
+    }
+    return GatewaySettings(**{**given, **fields})
+
+
+@asynccontextmanager
+async def serving_gateway(settings: GatewaySettings, stages: StageServers, artifacts: Path) -> AsyncIterator[Scene]:
+    gateway = Gateway(settings)
+    async with (
+        running(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop) as server,
+        open_channel(server.address) as channel,
+    ):
+        yield Scene(rpc.VideoServiceStub(channel), stages, settings, artifacts)
+
+
 @pytest.fixture
 def settings_of(tmp_path: Path, temporal_address: str) -> Callable[..., GatewaySettings]:
     """Settings on fresh files and a task queue of their own; keyword arguments override."""
     task_queue = f"test-{uuid.uuid4()}"
 
     def make(stages: StageServers, **fields: Any) -> GatewaySettings:
-        given = {
-            "grace_seconds": 0.5,
-            "artifacts_url": (tmp_path / "artifacts").as_uri(),
-            "models_dir": Path("models"),
-            "database_url": f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}",
-            "temporal_address": temporal_address,
-            "temporal_task_queue": task_queue,
-            "encoder_address": stages.address,
-            "denoiser_address": stages.address,
-            "audio_address": stages.address,
-            "muxer_address": stages.address,
-            "preview_every_steps": 1,
-            "sweep_every_seconds": 0.3,
-            "sweep_quiet_seconds": 1.0,
-        }
-        return GatewaySettings(**{**given, **fields})
+        own = {"temporal_task_queue": task_queue, **fields}
+        return settings_for(tmp_path, temporal_address, stages.address, **own)
 
     return make
 
@@ -101,10 +117,5 @@ async def stages(tmp_path: Path) -> AsyncIterator[StageServers]:
 async def scene(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> AsyncIterator[Scene]:
-    settings = settings_of(stages)
-    gateway = Gateway(settings)
-    async with (
-        running(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop) as server,
-        open_channel(server.address) as channel,
-    ):
-        yield Scene(rpc.VideoServiceStub(channel), stages, settings, tmp_path / "artifacts")
+    async with serving_gateway(settings_of(stages), stages, tmp_path / "artifacts") as scene:
+        yield scene

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 from PIL import Image
+from soundstage.video.v1 import video_pb2 as pb
 
 from libs.errors import FailedPrecondition, NotFound
-from soundstage.video.v1 import video_pb2 as pb
 from tests.services.gateway.conftest import PROMPT, Scene, refused
 from tests.support.stages import JPEG
 

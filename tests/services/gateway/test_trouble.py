@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from soundstage.video.v1 import video_pb2 as pb
+from soundstage.video.v1 import video_pb2_grpc as rpc
+
 from libs.errors import AlreadyExists, FailedPrecondition, Internal, ResourceExhausted, Unavailable
 from libs.serving import open_channel, running
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import Gateway
-from soundstage.video.v1 import video_pb2 as pb
-from soundstage.video.v1 import video_pb2_grpc as rpc
-from tests.services.gateway.conftest import PROMPT, Scene, refused
+from tests.services.gateway.conftest import PROMPT, Scene, refused, serving_gateway
 from tests.support.stages import StageServers
 
 
@@ -94,16 +95,12 @@ async def test_a_repeated_request_gives_the_same_video_and_another_body_is_refus
 
 
 async def test_too_many_active_videos_are_refused(
-    stages: StageServers, settings_of: Callable[..., GatewaySettings]
+    stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:
     """The api role alone: nothing is worked on, so the videos stay queued."""
     settings = settings_of(stages, role="api", max_active_videos=2)
-    gateway = Gateway(settings)
-    async with (
-        running(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop) as server,
-        open_channel(server.address) as channel,
-    ):
-        stub = rpc.VideoServiceStub(channel)
+    async with serving_gateway(settings, stages, tmp_path) as scene:
+        stub = scene.stub
         request = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT))
         queued = [(await stub.CreateVideo(request)).video for _ in range(2)]
         assert [video.progress.queue_position for video in queued] == [0, 1]
@@ -136,14 +133,10 @@ async def test_a_video_whose_work_was_never_started_is_started_by_a_worker(
 async def test_a_worker_that_stops_hands_its_video_to_the_next(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:
-    stages.denoise.steps, stages.denoise.step_seconds = 5, 0.2
+    stages.denoise.steps, stages.denoise.step_seconds = 8, 0.25
     api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
-    accepting, first, second = Gateway(api), Gateway(worker), Gateway(worker)
-    async with (
-        running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
-        open_channel(server.address) as channel,
-    ):
-        scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
+    first, second = Gateway(worker), Gateway(worker)
+    async with serving_gateway(api, stages, tmp_path / "artifacts") as scene:
         async with running(worker, first.endpoints, start=first.start, stop=first.stop):
             name = (await scene.create()).name
             assert await asyncio.to_thread(stages.denoise.began.wait, 15)
