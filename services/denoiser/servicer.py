@@ -30,6 +30,6 @@ class DenoiserServicer(rpc.DenoiserServiceServicer):
         self, request: pb.DenoiseRequest, context: grpc.aio.ServicerContext[pb.DenoiseRequest, pb.DenoiseResponse]
     ) -> AsyncIterator[pb.DenoiseResponse]:
         work = partial(self._denoiser.denoise, convert.job_from_proto(request))
-        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:  # type: ignore[type-var]
+        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
             async for event in events:
                 yield convert.response_to_proto(event)

@@ -30,6 +30,6 @@ class EncoderServicer(rpc.EncoderServiceServicer):
         self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
     ) -> AsyncIterator[pb.EncodeResponse]:
         work = partial(self._encoder.encode, convert.job_from_proto(request))
-        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:  # type: ignore[type-var]
+        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
             async for event in events:
                 yield convert.response_to_proto(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
@@ -23,7 +24,8 @@ def write_tiny_diorama(models_dir: Path, name: str = "diorama", *, seed: int = 0
         torch.manual_seed(seed)
         _vae().save_pretrained(folder / "vae")
         _transformer().save_pretrained(folder / "transformer")
-    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_index(), indent=2))
     (folder / "soundstage.json").write_text(json.dumps(_card(name), indent=2))
     return folder
@@ -37,9 +39,9 @@ def _vae() -> AutoencoderDiorama:
     return vae
 
 
-def _transformer() -> SanaVideoTransformer3DModel:
+def _transformer() -> Any:
     """Two layers of 2 heads; every weight is moved off its initial value so that text, time and mask all matter."""
-    model = SanaVideoTransformer3DModel(
+    model: Any = SanaVideoTransformer3DModel(
         in_channels=2 * LATENT_CHANNELS + 1,
         out_channels=LATENT_CHANNELS,
         num_attention_heads=2,

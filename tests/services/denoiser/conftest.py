@@ -75,7 +75,7 @@ class Service:
         return ref_to_proto(put_tensors(self.store, key, tensors | masks))
 
     def request(self, **changes: Any) -> pb.DenoiseRequest:
-        fields = {
+        fields: dict[str, Any] = {
             "attempt": artifact_pb2.Attempt(tenant="acme", video_id="v1", attempt="a1"),
             "model": "diorama",
             "width": 32,

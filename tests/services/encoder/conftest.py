@@ -38,7 +38,14 @@ class Service:
     stub: Any
 
     async def encode(self, **changes: Any) -> list[pb.EncodeResponse]:
-        fields = {"attempt": ATTEMPT, "model": "diorama", "prompt": "fire", "width": 32, "height": 32, "num_frames": 12}
+        fields: dict[str, Any] = {
+            "attempt": ATTEMPT,
+            "model": "diorama",
+            "prompt": "fire",
+            "width": 32,
+            "height": 32,
+            "num_frames": 12,
+        }
         call = self.stub.Encode(pb.EncodeRequest(**fields | changes), timeout=20)
         return [event async for event in call]
 
