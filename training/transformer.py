@@ -1,0 +1,216 @@
+"""Trains Diorama's transformer by flow matching on cached latents.
+
+    python -m training.transformer train --minutes 80
+
+Resumable: the checkpoint holds model, average, optimiser and the seconds already spent, and the learning rate follows the
+share of ``--minutes`` that is spent. Batches hold the same number of latent frames whatever their length: many short
+windows teach the picture, few long ones teach its motion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
+from torch import Tensor
+
+from training.render import CLIPS, HELD_OUT_EVERY
+from training.text import embed_captions, pad
+
+MODEL = Path("models/diorama")
+CHECKPOINT = Path("training/cache/transformer.pt")
+CHANNELS = 48
+LATENT_FRAMES_A_BATCH = 64
+WINDOWS = ((4, 0.35), (8, 0.30), (16, 0.35))
+"""(latent frames, share of batches)."""
+CAPTION_DROPOUT = 0.1
+FIRST_FRAME_SHARE = 0.25
+EMA = 0.9995
+
+
+def build() -> SanaVideoTransformer3DModel:
+    model = SanaVideoTransformer3DModel(
+        in_channels=2 * CHANNELS + 1,
+        out_channels=CHANNELS,
+        num_attention_heads=8,
+        attention_head_dim=32,
+        num_layers=10,
+        num_cross_attention_heads=8,
+        cross_attention_head_dim=32,
+        cross_attention_dim=256,
+        caption_channels=384,
+        mlp_ratio=2.5,
+        patch_size=(1, 2, 2),
+        rope_max_seq_len=64,
+    )
+    torch.nn.init.zeros_(model.proj_out.weight)
+    torch.nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+@dataclass
+class Clips:
+    latents: Tensor
+    """(clips, C, 16, 16, 16) float16."""
+    stills: Tensor
+    """(clips, C, 16, 16, 16): every fourth frame encoded as a first frame."""
+    captions: list[list[str]]
+    embeds: dict[str, np.ndarray]
+
+    def window(self, index: int, start: int, length: int) -> Tensor:
+        """A clip that begins at frame 4 * start: (C, length, 16, 16) float32."""
+        first = self.stills[index, :, start : start + 1]
+        return torch.cat([first, self.latents[index, :, start + 1 : start + length]], dim=1).float()
+
+
+def load_clips(held_out: bool = False) -> Clips:
+    paths = [p for p in sorted(CLIPS.glob("[0-9]*.npz")) if ".tmp" not in p.name]
+    paths = [p for p in paths if (int(p.stem) % HELD_OUT_EVERY == 0) == held_out]
+    latents, stills, captions = [], [], []
+    for path in paths:
+        with np.load(path) as clip:
+            latents.append(torch.from_numpy(clip["latents"]))
+            stills.append(torch.from_numpy(clip["still_latents"]))
+            captions.append(json.loads(str(clip["meta"]))["captions"])
+    embeds = embed_captions({text for texts in captions for text in texts})
+    return Clips(torch.stack(latents), torch.stack(stills), captions, embeds)
+
+
+def draw_batch(clips: Clips, rng: np.random.Generator, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents (B, C, frames, 16, 16), embeddings (B, L, 384) and their mask."""
+    size = max(1, LATENT_FRAMES_A_BATCH // frames)
+    windows, texts = [], []
+    for index in rng.integers(len(clips.captions), size=size):
+        windows.append(clips.window(index, int(rng.integers(16 - frames + 1)), frames))
+        text = "" if rng.random() < CAPTION_DROPOUT else str(rng.choice(clips.captions[index]))
+        texts.append(clips.embeds[text])
+    return torch.stack(windows), *pad(texts)
+
+
+def flow_loss(
+    model: torch.nn.Module, latents: Tensor, embeds: Tensor, mask: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Flow matching (Lipman et al. 2022; diffusers' convention v = noise - x0), sigma from a logit-normal density."""
+    batch, _, frames, height, width = latents.shape
+    noise = torch.randn(latents.shape, generator=generator)
+    sigma = torch.sigmoid(torch.randn(batch, generator=generator) + 0.4)
+    noisy = torch.lerp(latents, noise, sigma[:, None, None, None, None])
+    condition = torch.zeros(batch, 1 + CHANNELS, frames, height, width)
+    given = torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE
+    condition[given, 0, 0] = 1.0
+    condition[given, 1:, 0] = latents[given, :, 0]
+    velocity = model(
+        torch.cat([noisy, condition], dim=1),
+        encoder_hidden_states=embeds,
+        timestep=sigma * 1000,
+        encoder_attention_mask=mask,
+        return_dict=False,
+    )[0]
+    return (velocity.float() - (noise - latents)).square().mean()
+
+
+def learning_rate(peak: float, step: int, spent: float) -> float:
+    """Warm-up over 100 steps, flat, then linear to zero over the last 60 % of the time."""
+    return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.01, (1 - spent) / 0.6))
+
+
+def train(minutes: float, peak: float, compile_model: bool, limit: float) -> None:
+    """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run."""
+    model, average = build(), build()
+    average.load_state_dict(model.state_dict())
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
+        lr=peak,
+        betas=(0.9, 0.98),
+    )
+    step, seconds = _resume(model, average, optimizer)
+    clips = load_clips()
+    rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
+    forward = torch.compile(model, dynamic=False) if compile_model else model
+    print(f"transformer: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
+    begun = last = saved = time.monotonic()
+    losses: list[float] = []
+    while seconds < minutes * 60 and time.monotonic() - begun < limit * 60:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(peak, step, seconds / (minutes * 60))
+        frames = int(rng.choice([w for w, _ in WINDOWS], p=[p for _, p in WINDOWS]))
+        latents, embeds, mask = draw_batch(clips, rng, frames)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = flow_loss(forward, latents, embeds, mask, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        decay = min(EMA, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        step, losses = step + 1, [*losses[-199:], float(loss)]
+        now = time.monotonic()
+        seconds, last = seconds + now - last, now
+        if step % 50 == 0:
+            pace = (now - begun) / max(1, len(losses)) if len(losses) < 200 else 0.0
+            rate = optimizer.param_groups[0]["lr"]
+            print(f"step {step} {seconds / 60:.1f} min loss {np.mean(losses):.4f} lr {rate:.1e} {pace:.2f}", flush=True)
+        if now - saved > 150:
+            saved = now
+            _save(model, average, optimizer, step, seconds)
+    _save(model, average, optimizer, step, seconds)
+
+
+def export() -> None:
+    """Writes the average of the newest checkpoint into the model folder."""
+    average = load_average()
+    average.to(torch.bfloat16).save_pretrained(MODEL / "transformer")
+    FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0).save_pretrained(MODEL / "scheduler")
+
+
+def load_average() -> SanaVideoTransformer3DModel:
+    model = build()
+    model.load_state_dict(torch.load(CHECKPOINT, weights_only=True)["average"])
+    return model.eval()
+
+
+def _resume(model: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    if not CHECKPOINT.exists():
+        return 0, 0.0
+    state = torch.load(CHECKPOINT, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]
+
+
+def _save(
+    model: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
+    partial = CHECKPOINT.with_suffix(".tmp")
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+    torch.save({**{k: v.state_dict() for k, v in parts.items()}, "step": step, "seconds": seconds}, partial)
+    partial.replace(CHECKPOINT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["train", "export"])
+    parser.add_argument("--minutes", type=float, default=80.0)
+    parser.add_argument("--limit", type=float, default=1e9, help="minutes of this run")
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
+    arguments = parser.parse_args()
+    if arguments.part == "export":
+        export()
+    else:
+        train(arguments.minutes, arguments.rate, arguments.compile, arguments.limit)
+
+
+if __name__ == "__main__":
+    main()
