@@ -51,16 +51,17 @@ class Sampling:
 class Sampler:
     """Encodes, denoises and decodes in this process. Texts are encoded together, so that the encoder can go again."""
 
-    def __init__(self, checkpoint: Path | None = CHECKPOINT) -> None:
+    def __init__(self, checkpoint: Path | None = CHECKPOINT, model_dir: Path = MODEL) -> None:
         """``checkpoint`` None: the model folder's own transformer."""
+        self._model_dir = model_dir
         transformer = None if checkpoint is None else _in_bfloat16(load_checkpoint(checkpoint))
         with tempfile.TemporaryDirectory() as folder:
-            model_dir = _model_folder(Path(folder))
-            self._denoise = load_denoise(model_dir, FAMILY, transformer)
-            self._decode = load_decode(model_dir, FAMILY)
+            completed = _with_scheduler(model_dir, Path(folder))
+            self._denoise = load_denoise(completed, FAMILY, transformer)
+            self._decode = load_decode(completed, FAMILY)
 
     def encode(self, prompts: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
-        encode = load_encode(MODEL, FAMILY)
+        encode = load_encode(self._model_dir, FAMILY)
         return [encode(prompt, "", None, SIZE, SIZE, 61) for prompt in prompts]
 
     def sample(
@@ -105,9 +106,9 @@ def _in_bfloat16(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def _model_folder(folder: Path) -> Path:
-    """The model folder with a scheduler beside it, which is only exported at the end of training."""
-    for part in MODEL.iterdir():
+def _with_scheduler(model_dir: Path, folder: Path) -> Path:
+    """A copy by links of the model folder, with the scheduler, which is only exported at the end of training."""
+    for part in model_dir.iterdir():
         (folder / part.name).symlink_to(part.resolve())
     if not (folder / "scheduler").exists():
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0).save_pretrained(folder / "scheduler")

@@ -1,0 +1,58 @@
+"""python -m bench [NAME]: measures, writes bench/results/NAME.json and prints the figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.options import Options
+from bench.results import FOLDER, Results, show, write
+
+BENCHMARKS = {
+    "stages": "bench.stages",
+    "denoise": "bench.denoise",
+    "scenes": "bench.scenes",
+}
+"""Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""
+
+
+def main() -> None:
+    arguments = _arguments()
+    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    console = Console()
+    for name in [arguments.name] if arguments.name else BENCHMARKS:
+        print(f"{name} …", flush=True)
+        run: Callable[[Options], Results] = import_module(BENCHMARKS[name]).run
+        results = run(options)
+        show(name, results, console)
+        print(f"written to {write(name, results, arguments.out)}\n", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    default = Options()
+    parser.add_argument("name", nargs="?", choices=list(BENCHMARKS), help="one of them; without it, all")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's; 8 in denoise)")
+    parser.add_argument("--frames", type=int, default=default.frames, help="scenes: frames of a clip, 1 + 4 k")
+    parser.add_argument("--prompts", type=int, default=default.prompts, help="scenes: grammar prompts")
+    parser.add_argument("--holdout", type=int, default=default.holdout, help="scenes: prompts outside the grammar")
+    parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise: rounds")
+    parser.add_argument("--duration", type=float, help="stages: seconds of video")
+    parser.add_argument("--checkpoint", type=Path, help="scenes: take a training checkpoint's averaged weights")
+    parser.add_argument("--models", type=Path, default=default.models, help="denoise, scenes: folder of models")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
+    arguments = parser.parse_args()
+    if (arguments.frames - 1) % 4:
+        parser.error(f"--frames {arguments.frames}: give 1 + 4 k, for example 29 or 61")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""What a benchmark may be told; the defaults are what the written figures are measured with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """``None``: the benchmark's or the model's own default."""
+
+    steps: int | None = None
+    frames: int = 61
+    """Of each clip of `scenes`; 1 + 4 k."""
+    prompts: int = 42
+    """Grammar prompts of `scenes`; they take the families in turn."""
+    holdout: int = 20
+    """Of the twenty prompts outside the grammar, how many to take in `scenes`."""
+    rounds: int = 3
+    duration: float | None = None
+    """Seconds, of the video of `stages`."""
+    checkpoint: Path | None = None
+    """Take the averaged weights of a training checkpoint instead of the model folder's, in `scenes`."""
+    models: Path = Path("models")
+    seed: int = 7

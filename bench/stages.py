@@ -1,0 +1,67 @@
+"""Seconds of work per stage for the default 5 s video through the public API, and the memory of each process."""
+
+from __future__ import annotations
+
+import time
+
+from google.protobuf.duration_pb2 import Duration
+from soundstage.video.v1 import video_pb2 as pb
+
+from bench.options import Options
+from bench.results import Figure, Results
+from bench.stack import MemoryWatch, local_stack
+from client import SoundstageClient
+
+PROMPT = "a campfire on a beach at night, waves in the background"
+AIM_SECONDS = 60.0
+WAIT_SECONDS = 1800.0
+
+
+def run(options: Options) -> Results:
+    """One video from a stack that has just started. Models are loaded while it starts: that is ``start_seconds``."""
+    began = time.perf_counter()
+    with local_stack() as state:
+        started = time.perf_counter() - began
+        with MemoryWatch(state.processes()) as memory, SoundstageClient(state.address) as client:
+            video = _make(client, options)
+    figures = [Figure("start_seconds", started, "s"), *_stage_figures(video)]
+    peaks = [Figure(f"peak_memory.{name}", mib, "MiB") for name, mib in memory.peaks_mib.items()]
+    spec = video.spec
+    details = {
+        "prompt": spec.prompt,
+        "duration_seconds": _seconds(spec.duration),
+        "size": [spec.width, spec.height],
+        "fps": spec.fps,
+        "num_inference_steps": spec.num_inference_steps,
+    }
+    return Results([*figures, *peaks], details)
+
+
+def _make(client: SoundstageClient, options: Options) -> pb.Video:
+    video = client.create(PROMPT, seed=options.seed, num_inference_steps=options.steps, duration=options.duration)
+    video = client.wait(video, timeout_seconds=WAIT_SECONDS)
+    if video.state != pb.STATE_SUCCEEDED:
+        raise RuntimeError(f"the video did not succeed: {video.error.reason} {video.error.message}")
+    return video
+
+
+def _stage_figures(video: pb.Video) -> list[Figure]:
+    """Work and load of each stage, their sums, and the time from asking to having."""
+    figures, work, load = [], 0.0, 0.0
+    for timing in video.stage_timings:
+        name = pb.Stage.Name(timing.stage).removeprefix("STAGE_").lower()
+        loading = _seconds(timing.load_duration)
+        working = _seconds(timing.duration) - loading
+        figures += [Figure(f"{name}.work", working, "s"), Figure(f"{name}.load", loading, "s")]
+        work, load = work + working, load + loading
+    elapsed = (video.end_time.ToNanoseconds() - video.create_time.ToNanoseconds()) / 1e9
+    return [
+        *figures,
+        Figure("all_stages.work", work, "s", f"≤ {AIM_SECONDS:g}"),
+        Figure("all_stages.load", load, "s"),
+        Figure("asked_to_ready", elapsed, "s"),
+    ]
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.ToNanoseconds() / 1e9
