@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import wait as wait_for
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -19,6 +20,7 @@ from client.aio import AsyncSoundstageClient
 __all__ = ["SoundstageClient"]
 
 STOP_SECONDS = 10.0
+LOOK_SECONDS = 1.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +59,7 @@ class SoundstageClient:
     """Calls the public VideoService. Use it in a ``with``, or ``close()`` it. May be used from several threads.
 
     Every method does what the one of the same name in AsyncSoundstageClient says; ``list`` and ``watch`` are plain
-    iterators here.
+    iterators here, and ``on_event`` of ``wait`` is called in the client's own thread.
     """
 
     def __init__(
@@ -88,7 +90,8 @@ class SoundstageClient:
     def close(self) -> None:
         if self._loop.is_closed():
             return
-        self._run(self._client.close())
+        if self._thread.is_alive():
+            self._run(self._client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(STOP_SECONDS)
         self._loop.close()
@@ -108,7 +111,14 @@ class SoundstageClient:
     def _run(self, work: Coroutine[Any, Any, R]) -> R:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
+            while not wait_for([future], timeout=LOOK_SECONDS).done:
+                self._check_thread()
             return future.result()
         except BaseException:  # Ctrl-C in the waiting thread must stop the call as well
             future.cancel()
             raise
+
+    def _check_thread(self) -> None:
+        """Without this, a callback that raises SystemExit would end the loop and leave the caller waiting for ever."""
+        if not self._thread.is_alive():
+            raise RuntimeError("this client's thread has ended, by more than an Exception; make another client")

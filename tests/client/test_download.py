@@ -40,7 +40,7 @@ def site() -> Iterator[tuple[str, list[tuple[int, int]]]]:
     answers: list[tuple[int, int]] = []
     handler = type("Handler", (Files,), {"answers": answers})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/video.mp4", answers
         server.shutdown()
 
@@ -69,6 +69,17 @@ def test_download_from_the_blocking_client(tmp_path: Path, site: tuple[str, list
         assert [event.sequence for event in client.watch(video)] == [1, 2, 3, 4, 5]
         assert client.download(video, tmp_path / "fire.mp4").read_bytes() == CONTENT
         assert [found.name for found in client.list()] == [video.name]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what is tested
+def test_a_callback_that_ends_the_thread_does_not_leave_the_caller_waiting() -> None:
+    def leave(event: object) -> None:
+        raise SystemExit
+
+    with serving_in_thread(FakeVideos()) as address, SoundstageClient(address) as client:
+        video = client.create("a fire")
+        with pytest.raises((SystemExit, RuntimeError)):
+            client.wait(video, on_event=leave)
 
 
 async def test_download_needs_a_video_that_succeeded(tmp_path: Path) -> None:
