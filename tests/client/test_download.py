@@ -71,17 +71,6 @@ def test_download_from_the_blocking_client(tmp_path: Path, site: tuple[str, list
         assert [found.name for found in client.list()] == [video.name]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what is tested
-def test_a_callback_that_ends_the_thread_does_not_leave_the_caller_waiting() -> None:
-    def leave(event: object) -> None:
-        raise SystemExit
-
-    with serving_in_thread(FakeVideos()) as address, SoundstageClient(address) as client:
-        video = client.create("a fire")
-        with pytest.raises((SystemExit, RuntimeError)):
-            client.wait(video, on_event=leave)
-
-
 async def test_download_needs_a_video_that_succeeded(tmp_path: Path) -> None:
     async with serving(FakeVideos()) as address, AsyncSoundstageClient(address) as client:
         video = await client.create("a fire")
