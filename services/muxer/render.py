@@ -72,6 +72,7 @@ class Renderer:
         """Raises NotFound MODEL_UNKNOWN; FailedPrecondition for latents that are missing, altered or do not fit."""
         decode, load_seconds = self._load(job.model)
         latents = get_tensors(self._store, job.latents)
+        _check_latents(latents)
         stage.raise_if_cancelled()
         with tempfile.TemporaryDirectory(prefix="soundstage-render-") as folder:
             path = Path(folder) / "picture.mp4"
@@ -121,11 +122,22 @@ class Renderer:
         )
 
 
+def _check_latents(tensors: Mapping[str, NDArray[Any]]) -> None:
+    """What every family hands on: "latents", one video (1, C, F, h, w) in float32, all of it finite."""
+    latents = tensors.get("latents")
+    if latents is None:
+        raise _unfit(f"the file holds {', '.join(sorted(tensors)) or 'nothing'}, but no tensor named latents")
+    if latents.ndim != 5 or len(latents) != 1 or latents.dtype != np.float32:
+        raise _unfit(f"they are {latents.dtype} {latents.shape}, not float32 (1, C, F, h, w)")
+    if not np.isfinite(latents).all():
+        raise _unfit("some of their values are not finite")
+
+
 def _chunks(decode: Decode, latents: Mapping[str, NDArray[Any]], job: RenderJob) -> Generator[NDArray[np.uint8]]:
     try:
         yield from decode(latents, job.num_frames)
     except (LookupError, ValueError) as error:
-        raise _unfit(f"model {job.model!r} cannot decode them: {error}") from error
+        raise _unfit(f"model {job.model!r} cannot decode them ({error})") from error
 
 
 def _exactly(num_frames: int, chunks: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

@@ -22,7 +22,7 @@ from soundstage.muxer.v1 import muxer_pb2_grpc as rpc
 
 from libs.artifacts import AttemptPrefix, FolderStore, Ref, put_tensors, ref_from_proto, ref_to_proto
 from libs.catalog import Catalog
-from libs.errors import FailedPrecondition, InvalidRequest, NotFound
+from libs.errors import FailedPrecondition, InvalidRequest, NotFound, SoundstageError
 from libs.families import PipelineCache
 from libs.serving import Endpoint, ServiceSettings, error_from_rpc, open_channel, running
 from services.muxer.metrics import MuxerMetrics
@@ -104,7 +104,7 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
         yield Setting(store, decoder, registry, rpc.MuxerServiceStub(channel))
 
 
-async def _refused(call: Any) -> Exception:
+async def _refused(call: Any) -> SoundstageError:
     """What the server raised; a result is a failure of the test."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         [event async for event in call]
@@ -148,7 +148,7 @@ async def test_too_few_frames_are_refused_and_nothing_is_written(setting: Settin
 
 async def test_odd_size_is_refused(setting: Setting) -> None:
     error = await _refused(setting.stub.Render(setting.render_request(coloured()[:, :63], 24)))
-    assert (type(error), error.reason) == (FailedPrecondition, "LATENTS_UNFIT")  # type: ignore[attr-defined]
+    assert (type(error), error.reason) == (FailedPrecondition, "LATENTS_UNFIT")
 
 
 async def test_altered_latents_are_refused(setting: Setting, tmp_path: Path) -> None:
@@ -158,13 +158,23 @@ async def test_altered_latents_are_refused(setting: Setting, tmp_path: Path) -> 
     data[-1] ^= 1
     path.write_bytes(data)
     error = await _refused(setting.stub.Render(request))
-    assert (type(error), error.reason) == (FailedPrecondition, "ARTIFACT_ALTERED")  # type: ignore[attr-defined]
+    assert (type(error), error.reason) == (FailedPrecondition, "ARTIFACT_ALTERED")
 
 
-async def test_tensors_of_other_names_are_refused(setting: Setting) -> None:
-    other = ref_to_proto(put_tensors(setting.store, PREFIX.key("other.safetensors"), {"prompt_embeds": np.zeros(3)}))
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({"prompt_embeds": np.zeros((1, 24, 64, 64, 3), np.float32)}, "prompt_embeds"),
+        ({"latents": np.zeros((24, 64, 64, 3), np.float32)}, "float32 (24, 64, 64, 3)"),
+        ({"latents": np.zeros((1, 24, 64, 64, 3), np.float16)}, "float16"),
+        ({"latents": np.full((1, 24, 64, 64, 3), np.nan, np.float32)}, "not finite"),
+    ],
+)
+async def test_other_tensors_are_refused(setting: Setting, tensors: dict[str, Any], told: str) -> None:
+    other = ref_to_proto(put_tensors(setting.store, PREFIX.key("other.safetensors"), tensors))
     error = await _refused(setting.stub.Render(setting.render_request(coloured(), 24, latents=other)))
-    assert (type(error), error.reason) == (FailedPrecondition, "LATENTS_UNFIT")  # type: ignore[attr-defined]
+    assert (type(error), error.reason) == (FailedPrecondition, "LATENTS_UNFIT")
+    assert told in str(error)
 
 
 async def test_unknown_model_is_not_found(setting: Setting) -> None:
@@ -237,7 +247,7 @@ async def test_sound_of_another_length_is_refused(setting: Setting, tmp_path: Pa
 async def test_missing_picture_is_refused(setting: Setting, tmp_path: Path) -> None:
     gone = Ref((tmp_path / "store" / "acme/v1/render/a9/picture.mp4").as_uri(), "video/mp4", 10, "0" * 64)
     error = await _refused(setting.stub.Mux(_mux_request(setting, tmp_path, picture=ref_to_proto(gone))))
-    assert (type(error), error.reason) == (FailedPrecondition, "ARTIFACT_MISSING")  # type: ignore[attr-defined]
+    assert (type(error), error.reason) == (FailedPrecondition, "ARTIFACT_MISSING")
 
 
 async def test_a_picture_that_is_not_ours_is_stopped_by_the_gate(setting: Setting, tmp_path: Path) -> None:
