@@ -95,6 +95,17 @@ async def serving_gateway(settings: GatewaySettings, stages: StageServers, artif
         yield Scene(rpc.VideoServiceStub(channel), stages, settings, artifacts)
 
 
+@asynccontextmanager
+async def working(settings: GatewaySettings) -> AsyncIterator[None]:
+    """A worker alone, without a server around it."""
+    worker = Gateway(settings)
+    await worker.start()
+    try:
+        yield
+    finally:
+        await worker.stop()
+
+
 @pytest.fixture
 def settings_of(tmp_path: Path, temporal_address: str) -> Callable[..., GatewaySettings]:
     """Settings on fresh files and a task queue of their own; keyword arguments override."""

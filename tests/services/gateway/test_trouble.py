@@ -12,9 +12,11 @@ from soundstage.video.v1 import video_pb2_grpc as rpc
 
 from libs.errors import AlreadyExists, FailedPrecondition, Internal, ResourceExhausted, Unavailable
 from libs.serving import open_channel, running
+from services.gateway.runner import TemporalRunner
 from services.gateway.settings import GatewaySettings
+from services.gateway.video import VideoKey
 from services.gateway.wiring import Gateway
-from tests.services.gateway.conftest import PROMPT, Scene, refused, serving_gateway
+from tests.services.gateway.conftest import PROMPT, Scene, refused, serving_gateway, working
 from tests.support.stages import StageServers
 
 
@@ -34,6 +36,42 @@ async def test_cancel_reaches_the_stage_and_is_confirmed_afterwards(scene: Scene
     assert not scene.stages.render.requests
     again = await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name))
     assert again.video == events[-1].video
+
+
+async def test_cancelling_before_anything_began_is_immediate_and_final(
+    stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
+) -> None:
+    """Work that would start all the same, because a start was under way, finds the video at its end."""
+    api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
+    accepting = Gateway(api)
+    start, accepting._runner.start = accepting._runner.start, _away  # type: ignore[method-assign]
+    async with (
+        running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
+        open_channel(server.address) as channel,
+        working(worker),
+    ):
+        scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
+        name = (await scene.create()).name
+        answer = await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name))
+        assert answer.video.state == pb.STATE_CANCELLED
+        video = await accepting._records.get(VideoKey("local", name.removeprefix("videos/")))
+        await start(video)
+        client = await accepting._runner.connect(1)
+        await client.get_workflow_handle(video.key.video_id).result()
+        assert await scene.get(name) == answer.video
+    assert not stages.encode.requests
+
+
+async def test_a_video_whose_work_was_ended_from_outside_fails(scene: Scene) -> None:
+    scene.stages.encode.steps, scene.stages.encode.step_seconds = 1000, 0.2
+    name = (await scene.create()).name
+    assert await asyncio.to_thread(scene.stages.encode.began.wait, 15)
+    runner = TemporalRunner(scene.settings.temporal_address, "default", scene.settings.temporal_task_queue)
+    client = await runner.connect(5)
+    await client.get_workflow_handle(name.removeprefix("videos/")).terminate("by an operator")
+    video = (await scene.watch(name))[-1].video
+    assert video.state == pb.STATE_FAILED
+    assert video.error.reason in {"WORK_LOST", "STOPPED"}
 
 
 async def test_a_finished_video_cannot_be_cancelled(scene: Scene) -> None:
@@ -116,12 +154,12 @@ async def test_a_video_whose_work_was_never_started_is_started_by_a_worker(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:
     api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
-    accepting, working = Gateway(api), Gateway(worker)
+    accepting = Gateway(api)
     accepting._runner.start = _away  # type: ignore[method-assign]
     async with (
         running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
         open_channel(server.address) as channel,
-        running(worker, working.endpoints, start=working.start, stop=working.stop),
+        working(worker),
     ):
         scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
         created = await scene.create()
@@ -133,14 +171,14 @@ async def test_a_video_whose_work_was_never_started_is_started_by_a_worker(
 async def test_a_worker_that_stops_hands_its_video_to_the_next(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:
-    stages.denoise.steps, stages.denoise.step_seconds = 8, 0.25
+    stages.denoise.steps, stages.denoise.step_seconds = 200, 0.2
     api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
-    first, second = Gateway(worker), Gateway(worker)
     async with serving_gateway(api, stages, tmp_path / "artifacts") as scene:
-        async with running(worker, first.endpoints, start=first.start, stop=first.stop):
+        async with working(worker):
             name = (await scene.create()).name
             assert await asyncio.to_thread(stages.denoise.began.wait, 15)
-        async with running(worker, second.endpoints, start=second.start, stop=second.stop):
+        stages.denoise.steps = 2
+        async with working(worker):
             video = (await scene.watch(name))[-1].video
     assert video.state == pb.STATE_SUCCEEDED
     assert len(stages.denoise.stopped) == 1
