@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.options import Options
-from bench.results import FOLDER, Results, show, write
+from bench.results import Results, show, write
 
 BENCHMARKS = {
     "stages": "bench.stages",
@@ -31,7 +31,7 @@ def main() -> None:
         run: Callable[[Options], Results] = import_module(BENCHMARKS[name]).run
         results = run(options)
         show(name, results, console)
-        print(f"written to {write(name, results, arguments.out)}\n", flush=True)
+        print(f"written to {write(name, results, options.out)}\n", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -47,7 +47,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="scenes: take a training checkpoint's averaged weights")
     parser.add_argument("--models", type=Path, default=default.models, help="denoise, scenes: folder of models")
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
+    parser.add_argument("--threads", type=int, default=default.threads, help="denoise, scenes: of torch; 0: all")
+    parser.add_argument("--out", type=Path, default=default.out, help="folder of the results")
     arguments = parser.parse_args()
     if (arguments.frames - 1) % 4:
         parser.error(f"--frames {arguments.frames}: give 1 + 4 k, for example 29 or 61")

@@ -50,7 +50,7 @@ Contender = Callable[[], NDArray[np.float32]]
 
 
 def run(options: Options) -> Results:
-    use_threads(0)
+    use_threads(options.threads)
     model_dir, steps = options.models / FAMILY, options.steps or STEPS
     conditioning = load_encode(model_dir, FAMILY)(PROMPT, "", None, SIZE, SIZE, NUM_FRAMES)
     bare = BareLoop(model_dir, conditioning, steps, options.seed)

@@ -24,3 +24,6 @@ class Options:
     """Take the averaged weights of a training checkpoint instead of the model folder's, in `scenes`."""
     models: Path = Path("models")
     seed: int = 7
+    threads: int = 0
+    """Of torch in `denoise` and `scenes`; 0: every core that the process may use."""
+    out: Path = Path("bench/results")

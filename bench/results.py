@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-FOLDER = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -37,7 +36,7 @@ class Results:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def write(name: str, results: Results, folder: Path = FOLDER) -> Path:
+def write(name: str, results: Results, folder: Path) -> Path:
     """Writes ``folder/name.json``, replacing an older one only when it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench import scene_classes, sound_classes
 from bench.options import Options
-from bench.results import FOLDER, Figure, Results
+from bench.results import Figure, Results
 from libs.families import load_sound, use_threads
 from training.captions import grammar_prompts, holdout_prompts
 from training.look import FAMILY, FPS, Sampler, Sampling, Tile, contact_sheet, shown
@@ -48,7 +48,7 @@ class Verdict:
 
 
 def run(options: Options) -> Results:
-    use_threads(0)
+    use_threads(options.threads)
     sampling = Sampling(options.frames, options.steps or 25)
     verdicts: list[Verdict] = []
     tiles: list[Tile] = []
@@ -63,8 +63,8 @@ def run(options: Options) -> Results:
             flush=True,
         )
         if len(tiles) % SHEET_EVERY == 0 or len(tiles) == len(prompts):
-            FOLDER.mkdir(exist_ok=True)
-            contact_sheet(tiles, side=96).quantize(128, dither=0).save(FOLDER / SHEET, optimize=True)
+            options.out.mkdir(parents=True, exist_ok=True)
+            contact_sheet(tiles, side=96).quantize(128, dither=0).save(options.out / SHEET, optimize=True)
     details = {
         "sampling": asdict(sampling),
         "seed": options.seed,
@@ -131,7 +131,7 @@ def _share(hits: Iterator[bool]) -> float:
 
 
 def _note(verdict: Verdict) -> str:
-    """What is seen and heard, where that is not what was asked for; "✓" where it is."""
-    seen = "✓" if verdict.scene == verdict.family else f"seen: {verdict.scene}"
+    """What was asked for, and what is seen and heard instead where that is something else."""
+    seen = "" if verdict.scene == verdict.family else f", seen: {verdict.scene}"
     heard = "" if verdict.sound == verdict.family else f", heard: {verdict.sound}"
-    return f"{verdict.family} {seen}{heard}"
+    return f"{verdict.family}{seen}{heard}"
