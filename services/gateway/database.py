@@ -7,6 +7,9 @@ Writers wait for each other at most `BUSY_TIMEOUT_SECONDS`.
 
 from __future__ import annotations
 
+import asyncio
+import random
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,10 +20,12 @@ from alembic.config import Config
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.util import await_only
 
 from libs.errors import Unavailable
 
 BUSY_TIMEOUT_SECONDS = 15
+WRITE_AHEAD_LOG_ATTEMPTS = 50
 MIGRATION_LOCK = 7_205_001
 """Any constant number: PostgreSQL's advisory lock under which only one process migrates at a time."""
 
@@ -72,14 +77,22 @@ class _translated:  # noqa: N801 - reads as a word in `with`
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's own type
     connection.isolation_level = None  # transactions begin in _begin_sqlite, not by the driver's guess
     cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}",
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        "foreign_keys=ON",
-    ):
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    _use_write_ahead_log(cursor)
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: Any) -> None:  # noqa: ANN401 - a driver's own type
+    """The one change of a new file for which SQLite does not wait: of two processes at once, one is told "locked"."""
+    for _ in range(WRITE_AHEAD_LOG_ATTEMPTS - 1):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            await_only(asyncio.sleep(random.uniform(0.02, 0.1)))
+        else:
+            return
+    cursor.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:

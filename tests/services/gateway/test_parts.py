@@ -67,10 +67,10 @@ def test_how_the_end_of_work_is_told(
 
 async def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
-    first, second = Database(f"sqlite+aiosqlite:///{path}"), Database(f"sqlite+aiosqlite:///{path}")
-    await asyncio.gather(first.migrate(), second.migrate())
-    await first.migrate()
-    await asyncio.gather(first.close(), second.close())
+    databases = [Database(f"sqlite+aiosqlite:///{path}") for _ in range(6)]
+    await asyncio.gather(*(database.migrate() for database in databases))
+    await databases[0].migrate()
+    await asyncio.gather(*(database.close() for database in databases))
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
 from PIL import Image
 from soundstage.video.v1 import video_pb2 as pb
 
@@ -126,7 +127,7 @@ async def test_the_unknown_model_is_answered_with_the_known_ones(api: Scene) -> 
 
 
 async def test_two_faults_are_named_together(api: Scene) -> None:
-    spec = pb.VideoSpec(prompt=PROMPT, width=64, height=64, duration={"seconds": 20})
+    spec = pb.VideoSpec(prompt=PROMPT, width=64, height=64, duration=Duration(seconds=20))
     error = await refused(api.stub.CreateVideo(pb.CreateVideoRequest(spec=spec)))
     assert {violation.field for violation in error.violations} == {"spec.width", "spec.height", "spec.duration"}
 

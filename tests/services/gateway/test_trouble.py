@@ -44,7 +44,7 @@ async def test_cancelling_before_anything_began_is_immediate_and_final(
     """Work that would start all the same, because a start was under way, finds the video at its end."""
     api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
     accepting = Gateway(api)
-    start, accepting._runner.start = accepting._runner.start, _away  # type: ignore[method-assign]
+    start, accepting._runner.start = accepting._runner.start, _away  # type: ignore[method-assign, assignment]
     async with (
         running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
         open_channel(server.address) as channel,
@@ -155,7 +155,7 @@ async def test_a_video_whose_work_was_never_started_is_started_by_a_worker(
 ) -> None:
     api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
     accepting = Gateway(api)
-    accepting._runner.start = _away  # type: ignore[method-assign]
+    accepting._runner.start = _away  # type: ignore[method-assign, assignment]
     async with (
         running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
         open_channel(server.address) as channel,
