@@ -20,6 +20,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
 from torch import Tensor
 
+from libs.families.diorama.attention import few_keys, use_linear_attention
 from training.render import CLIPS, HELD_OUT_EVERY
 from training.text import embed_captions, pad
 
@@ -120,9 +121,10 @@ def learning_rate(peak: float, step: int, spent: float) -> float:
     return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.01, (1 - spent) / 0.6))
 
 
-def train(minutes: float, peak: float, compile_model: bool, limit: float) -> None:
+def train(minutes: float, peak: float, limit: float) -> None:
     """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run."""
     model, average = build(), build()
+    use_linear_attention(model)
     average.load_state_dict(model.state_dict())
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -134,7 +136,6 @@ def train(minutes: float, peak: float, compile_model: bool, limit: float) -> Non
     step, seconds = _resume(model, average, optimizer)
     clips = load_clips()
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
-    forward = torch.compile(model, dynamic=False) if compile_model else model
     print(f"transformer: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
     begun = last = saved = time.monotonic()
     losses: list[float] = []
@@ -143,16 +144,17 @@ def train(minutes: float, peak: float, compile_model: bool, limit: float) -> Non
             group["lr"] = learning_rate(peak, step, seconds / (minutes * 60))
         frames = int(rng.choice([w for w, _ in WINDOWS], p=[p for _, p in WINDOWS]))
         latents, embeds, mask = draw_batch(clips, rng, frames)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = flow_loss(forward, latents, embeds, mask, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with few_keys():
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = flow_loss(model, latents, embeds, mask, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         decay = min(EMA, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        step, losses = step + 1, [*losses[-199:], float(loss)]
+        step, losses = step + 1, [*losses[-199:], float(loss.detach())]
         now = time.monotonic()
         seconds, last = seconds + now - last, now
         if step % 50 == 0:
@@ -204,12 +206,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--limit", type=float, default=1e9, help="minutes of this run")
     parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     arguments = parser.parse_args()
     if arguments.part == "export":
         export()
     else:
-        train(arguments.minutes, arguments.rate, arguments.compile, arguments.limit)
+        train(arguments.minutes, arguments.rate, arguments.limit)
 
 
 if __name__ == "__main__":
