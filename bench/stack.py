@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from deploy.local.plan import STAGES
 from deploy.local.processes import Process
 from deploy.local.stack import start_stack, stop_stack
 from deploy.local.state import State
@@ -17,15 +18,32 @@ SAMPLE_SECONDS = 0.25
 
 
 @contextmanager
-def local_stack() -> Iterator[State]:
-    """Temporal and the five services, ready; stopped and their files removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="soundstage-bench-") as folder:
+def local_stack(*, warm: bool = True) -> Iterator[State]:
+    """Temporal and the five services, ready; stopped and their files removed at the end.
+
+    Not ``warm``: a model is loaded by the first video, so that the loading of each stage is timed.
+    """
+    settings = {} if warm else {f"SOUNDSTAGE_{stage.upper()}_WARM_MODELS": "[]" for stage in STAGES}
+    with _environment(settings), tempfile.TemporaryDirectory(prefix="soundstage-bench-") as folder:
         state = State(Path(folder))
         try:
             start_stack(state, end_with_parent=True, say=lambda text: print(f"  {text}", flush=True))
             yield state
         finally:
             stop_stack(state)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 class MemoryWatch:
