@@ -27,10 +27,11 @@ _SERVICE_CONFIG = {
 }
 
 
-def open_channel(address: str, *, max_message_mib: int = 16) -> grpc.aio.Channel:
+def open_channel(address: str, *, max_message_mib: int = 16, retries: bool = True) -> grpc.aio.Channel:
     """A plaintext channel to ``address`` (host:port); close it, or use it with ``async with``.
 
-    UNAVAILABLE is tried again, 4 times in all within a few seconds. Pings every 30 s find a dead connection under a
+    UNAVAILABLE is tried again, 4 times in all within a few seconds; not with ``retries=False``, for callers whose own
+    retries need a fresh attempt id each time. Pings every 30 s find a dead connection under a
     long silent call; our servers allow them (others may answer "too many pings" below 300 s).
     """
     max_message_bytes = max_message_mib * 1024 * 1024
@@ -45,7 +46,7 @@ def open_channel(address: str, *, max_message_mib: int = 16) -> grpc.aio.Channel
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 5_000),
-            ("grpc.enable_retries", 1),
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.enable_retries", int(retries)),
+            *([("grpc.service_config", json.dumps(_SERVICE_CONFIG))] if retries else []),
         ],
     )

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
+import grpc
 from soundstage.video.v1 import video_pb2_grpc as rpc
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -82,10 +83,10 @@ class Gateway:
     async def _start_worker(self, client: Client) -> None:
         settings = self._settings
         channels = StageChannels(
-            encoder=open_channel(settings.encoder_address, max_message_mib=settings.max_message_mib),
-            denoiser=open_channel(settings.denoiser_address, max_message_mib=settings.max_message_mib),
-            audio=open_channel(settings.audio_address, max_message_mib=settings.max_message_mib),
-            muxer=open_channel(settings.muxer_address, max_message_mib=settings.max_message_mib),
+            encoder=_stage_channel(settings, settings.encoder_address),
+            denoiser=_stage_channel(settings, settings.denoiser_address),
+            audio=_stage_channel(settings, settings.audio_address),
+            muxer=_stage_channel(settings, settings.muxer_address),
         )
         self._stack.push_async_callback(channels.close)
         stages = grpc_stages(channels, settings.stage_silence_seconds)
@@ -115,6 +116,11 @@ class Gateway:
         sweeper = Sweeper(self._records, self._runner, settings.sweep_every_seconds, settings.sweep_quiet_seconds)
         task = asyncio.create_task(sweeper.run())
         self._stack.push_async_callback(_cancelled, task)
+
+
+def _stage_channel(settings: GatewaySettings, address: str) -> grpc.aio.Channel:
+    """Without gRPC's own retries: every try of a stage has its own attempt id, and Temporal makes the tries."""
+    return open_channel(address, max_message_mib=settings.max_message_mib, retries=False)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -15,13 +15,13 @@ from tests.libs.serving.echo import echo_video, video_endpoint
 BUSY = Unavailable("the store is away; try again", reason="STORE_UNAVAILABLE")
 
 
-async def _call(address: str) -> None:
-    async with open_channel(address) as channel:
+async def _call(address: str, *, retries: bool = True) -> None:
+    async with open_channel(address, retries=retries) as channel:
         request = video_pb2.GetVideoRequest(name="videos/1")
         await video_pb2_grpc.VideoServiceStub(channel).GetVideo(request, timeout=20)
 
 
-async def _calls_made(error: SoundstageError, times: int) -> tuple[int, grpc.StatusCode]:
+async def _calls_made(error: SoundstageError, times: int, *, retries: bool = True) -> tuple[int, grpc.StatusCode]:
     """How often a server is called that fails ``times`` times, and how it ends."""
 
     async def failing(context: Any) -> None:
@@ -32,7 +32,7 @@ async def _calls_made(error: SoundstageError, times: int) -> tuple[int, grpc.Sta
     settings = ServiceSettings(grace_seconds=1)
     async with running(settings, [video_endpoint(servicer)], registry=CollectorRegistry()) as server:
         try:
-            await _call(server.address)
+            await _call(server.address, retries=retries)
         except grpc.aio.AioRpcError as failure:
             return servicer.calls, failure.code()
     return servicer.calls, grpc.StatusCode.OK
@@ -44,6 +44,10 @@ async def test_an_unavailable_server_is_asked_again() -> None:
 
 async def test_asking_again_has_an_end() -> None:
     assert await _calls_made(BUSY, times=100) == (4, grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_caller_with_retries_of_its_own_asks_once() -> None:
+    assert await _calls_made(BUSY, times=100, retries=False) == (1, grpc.StatusCode.UNAVAILABLE)
 
 
 async def test_other_errors_are_final() -> None:
