@@ -17,9 +17,9 @@ from client import SoundstageRpcError
 from client.errors import SoundstageClientError
 from client.request import PresetName
 from client.text import describe
-from deploy.local.health import NotReadyError, is_serving
+from deploy.local.health import NotReadyError
 from deploy.local.plan import REPOSITORY
-from deploy.local.stack import is_up, start_stack, stop_stack
+from deploy.local.stack import answers, is_up, start_stack, stop_stack
 from deploy.local.state import State
 from deploy.local.video import Order, VideoFailedError, make_video, stop_stale_runs
 
@@ -82,7 +82,7 @@ def down(state: State) -> None:
 def status(state: State) -> None:
     """Shows each process. Exit code 3 when the stack is not up."""
     for process in state.processes():
-        word = "ended" if not process.is_alive() else "ready" if _answers(process.name, process.port) else "starting"
+        word = "ended" if not process.is_alive() else "ready" if answers(process) else "starting"
         click.echo(f"{process.name:<9} {word:<9} pid {process.pid:<8} 127.0.0.1:{process.port:<6} {process.log}")
     if not is_up(state):
         click.echo("not up; start it with: make up")
@@ -118,10 +118,6 @@ def video(
     order = Order(prompt, out, negative, image, duration, seed, steps, preset)
     with _told_to_people(), _ended_by_signals():
         make_video(order, state, Console(stderr=True))
-
-
-def _answers(name: str, port: int) -> bool:
-    return is_serving(port, "temporal.api.workflowservice.v1.WorkflowService" if name == "temporal" else "")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def start(
 ) -> Process:
     """Starts ``command`` in ``folder`` with its output in ``log``.
 
-    end_with_parent: it gets SIGTERM when this process dies, however it dies.
+    end_with_parent: it is killed when this process dies, however it dies.
     """
     if end_with_parent:
         command = [sys.executable, "-S", str(GUARD), str(os.getpid()), *command]

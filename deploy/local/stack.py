@@ -12,12 +12,13 @@ from deploy.local.plan import REPOSITORY, Planned, plan
 from deploy.local.processes import Process, start, stop, tail
 from deploy.local.state import State
 
-__all__ = ["GRACE_SECONDS", "READY_SECONDS", "is_up", "start_stack", "stop_stack"]
+__all__ = ["GRACE_SECONDS", "READY_SECONDS", "answers", "is_up", "start_stack", "stop_stack"]
 
 # On a slow disk, importing torch and reading a model takes most of a minute, and four services do it on the same cores.
 READY_SECONDS = 240.0
 # The services' own grace is 5 s; what is not gone soon after that hangs.
 GRACE_SECONDS = 10.0
+TEMPORAL = "temporal"
 TEMPORAL_HEALTH = "temporal.api.workflowservice.v1.WorkflowService"
 
 Say = Callable[[str], None]
@@ -29,6 +30,10 @@ def is_up(state: State) -> bool:
     if not state.address or not processes or not all(process.is_alive() for process in processes):
         return False
     return is_serving(processes[-1].port)
+
+
+def answers(process: Process) -> bool:
+    return is_serving(process.port, _health_name(process))
 
 
 def start_stack(state: State, *, end_with_parent: bool, say: Say) -> str:
@@ -57,8 +62,11 @@ def start_stack(state: State, *, end_with_parent: bool, say: Say) -> str:
 
 def stop_stack(state: State) -> list[str]:
     """Stops what was started, also by a run that is long gone. Returns the names of those that had to be killed."""
-    # The gateway and its workflows first would be kinder, but every part must bear the loss of any other.
-    killed = stop(state.processes(), grace_seconds=GRACE_SECONDS)
+    temporal = [process for process in state.processes() if process.name == TEMPORAL]
+    services = [process for process in state.processes() if process.name != TEMPORAL]
+    killed = stop(services, grace_seconds=GRACE_SECONDS)
+    # Last: with a worker's long poll still open, it waits some 9 s for it.
+    killed += stop(temporal, grace_seconds=GRACE_SECONDS)
     state.forget()
     return killed
 
@@ -79,9 +87,8 @@ def _start(part: Planned, state: State, end_with_parent: bool) -> Process:
 def _wait_for(processes: Sequence[Process], all_running: Sequence[Process], say: Say | None = None) -> None:
     deadline = time.monotonic() + READY_SECONDS
     for process in processes:
-        service = TEMPORAL_HEALTH if process.name == "temporal" else ""
         if not wait_until_serving(
-            process.port, service, deadline=deadline, check_alive=lambda: _check_alive(all_running)
+            process.port, _health_name(process), deadline=deadline, check_alive=lambda: _check_alive(all_running)
         ):
             raise NotReadyError(f"{process.name} was not ready after {READY_SECONDS:g} s{_log_of(process)}")
         if say is not None:
@@ -96,3 +103,7 @@ def _check_alive(processes: Sequence[Process]) -> None:
 
 def _log_of(process: Process) -> str:
     return f"; the end of {process.log}:\n\n{tail(Path(process.log))}\n"
+
+
+def _health_name(process: Process) -> str:
+    return TEMPORAL_HEALTH if process.name == TEMPORAL else ""
