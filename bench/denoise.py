@@ -72,7 +72,7 @@ class BareLoop:
     def __init__(self, model_dir: Path, conditioning: Tensors, steps: int, seed: int) -> None:
         self.transformer = family_named(FAMILY).load_transformer(model_dir)
         self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model_dir, subfolder="scheduler")
-        self._channels = self.transformer.config.out_channels
+        self._channels: int = self.transformer.config.out_channels  # type: ignore[union-attr, assignment]
         tensors = {name: torch.from_numpy(tensor) for name, tensor in conditioning.items()}
         self._embeds = torch.cat([tensors["prompt_embeds"], tensors["negative_prompt_embeds"]])
         self._mask = torch.cat([tensors["prompt_attention_mask"], tensors["negative_prompt_attention_mask"]])

@@ -83,7 +83,8 @@ def make(prompts: Sequence[str], steps: int | None, duration: float | None) -> l
 def read(prompt: str, path: Path) -> Exhibit:
     """Decodes a finished MP4: what a viewer sees and hears."""
     with av.open(str(path)) as file:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+        pictures = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+        frames: NDArray[np.uint8] = np.stack(pictures).astype(np.uint8, copy=False)
     with av.open(str(path)) as file:
         rate = file.streams.audio[0].rate
         resampler = av.AudioResampler(format="fltp", layout="stereo", rate=rate)

@@ -108,7 +108,7 @@ def train(minutes: float = 3.0, weights: Path = WEIGHTS, clips: int = 2400) -> f
     torch.set_num_threads(1)
     torch.manual_seed(0)
     families, (pairs, labels), held_out = _data(clips)
-    model = SceneClassifier(len(families)).to(memory_format=torch.channels_last)
+    model = SceneClassifier(len(families))
     optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.05)
     begin, steps = time.monotonic(), 0
     while (progress := (time.monotonic() - begin) / (60 * minutes)) < 1:

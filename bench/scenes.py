@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from bench import scene_classes, sound_classes
 from bench.options import Options
@@ -64,7 +65,9 @@ def run(options: Options) -> Results:
         )
         if len(tiles) % SHEET_EVERY == 0 or len(tiles) == len(prompts):
             options.out.mkdir(parents=True, exist_ok=True)
-            contact_sheet(tiles, side=96).quantize(128, dither=0).save(options.out / SHEET, optimize=True)
+            contact_sheet(tiles, side=96).quantize(128, dither=Image.Dither.NONE).save(
+                options.out / SHEET, optimize=True
+            )
     details = {
         "sampling": asdict(sampling),
         "seed": options.seed,

@@ -89,9 +89,10 @@ class Sampler:
 
 def load_checkpoint(path: Path) -> torch.nn.Module:
     """The averaged weights; the rest of the file is not read."""
-    model: torch.nn.Module = build()
+    model: Any = build()
     model.load_state_dict(torch.load(path, weights_only=True, mmap=True)["average"])
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def _in_bfloat16(model: torch.nn.Module) -> torch.nn.Module:
@@ -102,7 +103,7 @@ def _in_bfloat16(model: torch.nn.Module) -> torch.nn.Module:
         with torch.autocast("cpu", torch.bfloat16):
             return tuple(tensor.float() for tensor in forward(*arguments, **named))
 
-    model.forward = autocast_forward  # type: ignore[method-assign]
+    model.forward = autocast_forward
     return model
 
 
@@ -111,7 +112,8 @@ def _with_scheduler(model_dir: Path, folder: Path) -> Path:
     for part in model_dir.iterdir():
         (folder / part.name).symlink_to(part.resolve())
     if not (folder / "scheduler").exists():
-        FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0).save_pretrained(folder / "scheduler")
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+        scheduler.save_pretrained(folder / "scheduler")
     return folder
 
 
