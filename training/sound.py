@@ -41,6 +41,8 @@ AVERAGE_DECAY = 0.995
 CHECKPOINT_SECONDS = 120.0
 CAPTIONS = 3
 NO_TEXT_PROBABILITY = 0.15
+PART_WEIGHTS = {"bands": 1.0, "columns": 0.5, "average": 0.3, "balance": 0.4}
+"""What each part of `loss_of` counts."""
 QUIET_DB = -85.0
 """Levels below this one are not told apart."""
 SIDES = {"left": "right", "right": "left", "centre": "centre"}
@@ -179,7 +181,8 @@ def _jitter(frames: Tensor, rng: np.random.Generator) -> Tensor:
 
 def loss_of(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Differences in decibels, all to be small: ``bands`` of each level, ``columns`` of the loudness in each column,
-    ``average`` of each band's mean power over the crop (a median in decibels alone would sound too quiet).
+    ``average`` of each band's mean power over the crop (a median in decibels alone would sound too quiet), ``balance``
+    of left against right in each column, more where it is loud.
 
     Audible levels and onsets weigh more. Both are (B, 2, 64, columns).
     """
@@ -191,7 +194,16 @@ def loss_of(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
     column_weight = 1 + 3 * onset
     columns = (column_weight * (loud - loud_target).abs()).sum() / column_weight.sum()
     average = (_mean_db(predicted) - _mean_db(target)).abs().mean()
-    return {"bands": bands, "columns": columns, "average": average}
+    balance = _balance_loss(loud, loud_target)
+    return {"bands": bands, "columns": columns, "average": average, "balance": balance}
+
+
+def _balance_loss(loud: Tensor, loud_target: Tensor) -> Tensor:
+    """Mean difference of left minus right, from loudness (B, 2, columns); the loudest columns of a clip count most."""
+    total = loud_target.mean(1)
+    weight = torch.sigmoid((total - total.amax(-1, keepdim=True) + 10) / 3)
+    difference = (loud[:, 0] - loud[:, 1]) - (loud_target[:, 0] - loud_target[:, 1])
+    return (weight * difference.abs()).sum() / weight.sum()
 
 
 def _onsets(loudness: Tensor) -> Tensor:
@@ -226,20 +238,21 @@ def evaluate(model: DioramaSound, examples: list[Example]) -> dict[str, float]:
 class Trainer:
     """Model, its moving average and its optimiser; a step is one batch."""
 
-    def __init__(self, model: DioramaSound) -> None:
+    def __init__(self, model: DioramaSound, rate: float = LEARNING_RATE) -> None:
+        self.rate = rate
         self.model = model.train()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+        self.optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.02)
         self.steps = 0
         self.seconds = 0.0
 
     def step(self, frames: Tensor, text: Tensor, target: Tensor, progress: float) -> float:
         """``progress``, 0 to 1, sets the learning rate: a short warm-up, then half a cosine. Returns the loss."""
-        rate = LEARNING_RATE * min(1.0, (self.steps + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
+        rate = self.rate * min(1.0, (self.steps + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         parts = loss_of(self.model(frames, text), target)
-        loss = parts["bands"] + 0.5 * parts["columns"] + 0.3 * parts["average"]
+        loss = sum((PART_WEIGHTS[name] * part for name, part in parts.items()), torch.zeros(()))
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 20.0)
@@ -266,17 +279,22 @@ class Trainer:
 
 
 def train(trainer: Trainer, minutes: float, clips: int) -> None:
-    """Trains until ``minutes`` in all, of every run together, are used; keeps state and reports every two minutes."""
+    """Trains until ``minutes`` in all, of every run together, are used; keeps state and reports every two minutes.
+
+    Each run lets the learning rate fall along a cosine of its own: a resumed one starts warm again.
+    """
     text, rng = TextMean(), np.random.default_rng([11, trainer.steps])
     no_text = text([""])[0]
     known: dict[int, Example] = {}
     read_new(known, text, clips)
     basis = patch_basis(_split(known)[0])
-    last, losses = 0.0, []
+    start = last = trainer.seconds
+    losses: list[float] = []
     while trainer.seconds < 60 * minutes:
         begin = time.monotonic()
         frames, said, target = batch(_split(known)[0], no_text, rng)
-        losses.append(trainer.step(soften(frames, basis, rng), said, target, trainer.seconds / (60 * minutes)))
+        progress = (trainer.seconds - start) / max(60 * minutes - start, 1.0)
+        losses.append(trainer.step(soften(frames, basis, rng), said, target, progress))
         trainer.seconds += time.monotonic() - begin
         if trainer.seconds - last > CHECKPOINT_SECONDS or trainer.steps == 50:
             _report(trainer, losses, _split(known)[1])
@@ -302,11 +320,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--clips", type=int, default=2400, help="read at most so many clips into memory (1 MB each)")
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="highest learning rate of this run")
+    parser.add_argument("--reach", type=int, default=1, help="dilation of the last block: 16 sees 2.6 s either way")
     parser.add_argument("--resume", action="store_true", help=f"go on from {STATE}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    trainer = Trainer(DioramaSound())
+    trainer = Trainer(DioramaSound(dilations=(1, 2, 4, 8, arguments.reach)), arguments.rate)
     if arguments.resume and STATE.exists():
         trainer.load(STATE)
     train(trainer, arguments.minutes, arguments.clips)

@@ -91,15 +91,24 @@ def report(clips: list[Compared]) -> None:
 
 def _report_events(clips: list[Compared]) -> None:
     found: dict[str, list[tuple[float | None, float | None]]] = defaultdict(list)
+    elsewhere: dict[str, list[float | None]] = defaultdict(list)
     for clip in clips:
         for event in clip.events:
             frame, kind = int(str(event["frame"])), str(event["kind"])
             if kind in SHARP and 4 <= frame <= 56:
                 found[kind].append((onset_offset(clip.rendered, frame), onset_offset(clip.made, frame)))
+                elsewhere[kind].append(onset_offset(clip.made, 4 + (frame + 19) % 53))
     for kind, pairs in sorted(found.items()):
         clear = [made for rendered, made in pairs if rendered is not None and abs(rendered) <= 1]
-        near = [made for made in clear if made is not None and abs(made) <= 1]
-        print(f"{kind}: {len(clear)} clear in the rendered sound, {len(near)} of them within one frame in the made one")
+        print(
+            f"{kind}: {len(clear)} clear in the rendered sound, {_within(clear):.0%} of them within one frame in the "
+            f"made one ({_within(elsewhere[kind]):.0%} at other frames of the same clips)"
+        )
+
+
+def _within(offsets: list[float | None]) -> float:
+    """Share of onsets found within one frame."""
+    return sum(offset is not None and abs(offset) <= 1 for offset in offsets) / max(len(offsets), 1)
 
 
 def _report_families(clips: list[Compared]) -> None:

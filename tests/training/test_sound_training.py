@@ -89,6 +89,8 @@ def test_loss_is_nothing_for_the_target_itself_and_ignores_what_is_inaudible(exa
     target = torch.from_numpy(examples[0].envelope.astype(np.float32))[None].clamp(min=training.QUIET_DB)
     assert all(float(part) < 1e-3 for part in training.loss_of(target, target).values())
     assert float(training.loss_of(target - 6, target)["columns"]) == pytest.approx(6, abs=0.01)
+    swapped = training.loss_of(target.flip(1), target)
+    assert float(swapped["balance"]) > 3
     quieter = torch.where(target <= training.QUIET_DB, target - 10, target)
     assert torch.equal(quieter.clamp(min=training.QUIET_DB), target)
 

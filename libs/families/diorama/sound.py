@@ -40,11 +40,18 @@ class DioramaSound(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predicts envelopes in decibels, see `forward`; `synthesize` is the way to use it."""
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, text_channels: int = 384, width: int = 192, fine_width: int = 96, pixel_width: int = 24) -> None:
+    def __init__(
+        self,
+        text_channels: int = 384,
+        width: int = 192,
+        fine_width: int = 96,
+        pixel_width: int = 24,
+        dilations: tuple[int, ...] = (1, 2, 4, 8, 1),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.eye = FrameEncoder(pixel_width, width)
         self.text = nn.Sequential(nn.Linear(text_channels, 128), nn.SiLU())
-        self.coarse = nn.ModuleList(GatedBlock(width, 3, dilation, 128) for dilation in (1, 2, 4, 8, 1))
+        self.coarse = nn.ModuleList(GatedBlock(width, 3, dilation, 128) for dilation in dilations)
         self.grow = nn.Linear(width, COLUMNS_PER_FRAME * 40)
         self.carry = nn.Conv1d(width, 64, 1)
         self.join = nn.Conv1d(104, fine_width, 5, padding=2)
@@ -111,7 +118,10 @@ def load_sound(model_dir: Path) -> DioramaSoundPipeline:
 
 def load_model(folder: Path) -> DioramaSound:
     """Loads the network alone, float32 on the CPU, for use (not for training)."""
-    model = DioramaSound.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    # Without `accelerate`, diffusers warns unless it is told that memory is no concern; the model has 5 MB.
+    model = DioramaSound.from_pretrained(
+        folder, torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
+    )
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
