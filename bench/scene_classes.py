@@ -1,6 +1,6 @@
 """Names the scene of a clip: a small classifier trained on rendered clips only.
 
-    python -m bench.scene_classes --minutes 3        trains on training/cache/clips and reports held-out accuracy
+    python -m bench.scene_classes        trains on training/cache/clips and reports held-out accuracy
 
 It never sees what the video model makes, so it can judge it. Rendered clips are sharper than generated ones, so it is
 trained on pictures that are blurred, made blocky, noisy, brighter or darker at random. It looks at a few moments of a
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from collections import Counter
 from functools import lru_cache
 from itertools import pairwise
@@ -35,6 +34,8 @@ STORED_MOMENTS = 6
 MOTION_GAIN = 4.0
 BATCH = 32
 RATE = 2e-3
+STEPS = 600
+"""Less than three minutes on one thread. Counted in steps, so that a busy machine does not make a worse classifier."""
 
 
 class SceneClassifier(nn.Module):
@@ -103,22 +104,20 @@ def _trained() -> tuple[SceneClassifier, list[str]]:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def train(minutes: float = 3.0, weights: Path = WEIGHTS, clips: int = 2400) -> float:
+def train(steps: int = STEPS, weights: Path = WEIGHTS, clips: int = 2400) -> float:
     """Trains on one thread, saves ``weights`` (half precision) and returns the held-out accuracy, 0 to 1."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     families, (pairs, labels), held_out = _data(clips)
     model = SceneClassifier(len(families))
     optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.05)
-    begin, steps = time.monotonic(), 0
-    while (progress := (time.monotonic() - begin) / (60 * minutes)) < 1:
-        optimiser.param_groups[0]["lr"] = RATE * (0.5 + 0.5 * math.cos(math.pi * progress))
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = RATE * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         rows = torch.randint(len(labels), (BATCH,))
         loss = F.cross_entropy(model(_batch(pairs[rows])), labels[rows], label_smoothing=0.05)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        steps += 1
     print(f"{steps} steps of {BATCH} clips; {sum(p.numel() for p in model.parameters())} parameters")
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_file(
@@ -218,10 +217,10 @@ def _report(model: SceneClassifier, families: list[str], pairs: Tensor, labels: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--clips", type=int, default=2400, help="use the first so many")
     arguments = parser.parse_args()
-    train(arguments.minutes, clips=arguments.clips)
+    train(arguments.steps, clips=arguments.clips)
 
 
 if __name__ == "__main__":
