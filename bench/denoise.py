@@ -33,6 +33,7 @@ from deploy.local.ports import free_ports
 from deploy.local.processes import Process, start, stop, tail
 from libs.artifacts import FolderStore, get_tensors, put_tensors, ref_from_proto, ref_to_proto
 from libs.families import load_denoise, load_encode, use_threads
+from libs.families.diorama.positions import position_channels
 from libs.families.table import family_named
 from libs.serving import open_channel
 
@@ -80,34 +81,36 @@ class BareLoop:
 
     def batched(self) -> NDArray[np.float32]:
         """Guidance in one call with two rows."""
-        return self._loop(lambda x, t: self._velocity(x.expand(2, -1, -1, -1, -1), t, slice(0, 2)))
+        return self._loop(lambda x, t: self._clean(x.expand(2, -1, -1, -1, -1), t, slice(0, 2)))
 
     def two_calls(self) -> NDArray[np.float32]:
         """Guidance in two calls, one after the other."""
-        return self._loop(lambda x, t: torch.cat([self._velocity(x, t, slice(row, row + 1)) for row in (0, 1)]))
+        return self._loop(lambda x, t: torch.cat([self._clean(x, t, slice(row, row + 1)) for row in (0, 1)]))
 
     @torch.inference_mode()
-    def _loop(self, velocities: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
+    def _loop(self, predictions: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
         frames = family_named(FAMILY).frames_made(NUM_FRAMES)
         shape = (1, self._channels, 1 + (frames - 1) // 4, SIZE // 16, SIZE // 16)
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(self._seed))
-        condition = torch.zeros(1, 1 + self._channels, *shape[2:])
+        text_only = torch.zeros(1, 1 + self._channels, *shape[2:])
+        condition = torch.cat([text_only, position_channels(*shape[2:])[None]], dim=1)
         self._scheduler.set_timesteps(self._steps)
         for t in self._scheduler.timesteps:
-            positive, negative = velocities(torch.cat([latents, condition], dim=1), t).split(1)
-            velocity = negative + GUIDANCE * (positive - negative)
+            positive, negative = predictions(torch.cat([latents, condition], dim=1), t).split(1)
+            clean = negative + GUIDANCE * (positive - negative)
+            velocity = (latents - clean) / (t / 1000)
             latents = self._scheduler.step(velocity, t, latents, return_dict=False)[0]
         return latents.numpy()
 
-    def _velocity(self, x: torch.Tensor, t: torch.Tensor, rows: slice) -> torch.Tensor:
-        velocity: torch.Tensor = self.transformer(
+    def _clean(self, x: torch.Tensor, t: torch.Tensor, rows: slice) -> torch.Tensor:
+        clean: torch.Tensor = self.transformer(
             hidden_states=x,
             encoder_hidden_states=self._embeds[rows],
             encoder_attention_mask=self._mask[rows],
             timestep=t.expand(len(x)),
             return_dict=False,
         )[0]
-        return velocity
+        return clean
 
 
 def _pipeline(model_dir: Path, bare: BareLoop, conditioning: Tensors, steps: int, seed: int) -> Contender:

@@ -37,7 +37,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vae").symlink_to(MODEL / "vae")
     torch.manual_seed(0)
     SanaVideoTransformer3DModel(
-        in_channels=97,
+        in_channels=110,
         out_channels=48,
         num_attention_heads=2,
         attention_head_dim=16,

@@ -61,7 +61,7 @@ def _write_untrained(model: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = SanaVideoTransformer3DModel(
-            in_channels=97,
+            in_channels=110,
             out_channels=48,
             num_attention_heads=2,
             attention_head_dim=12,

@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
 
 from libs.families.diorama.autoencoder import PATCH_VALUES, AutoencoderDiorama
+from libs.families.diorama.positions import POSITION_CHANNELS
 
 __all__ = ["LATENT_CHANNELS", "TEXT_CHANNELS", "write_tiny_diorama"]
 
@@ -42,7 +43,7 @@ def _vae() -> AutoencoderDiorama:
 def _transformer() -> Any:
     """Two layers of 2 heads; every weight is moved off its initial value so that text, time and mask all matter."""
     model: Any = SanaVideoTransformer3DModel(
-        in_channels=2 * LATENT_CHANNELS + 1,
+        in_channels=2 * LATENT_CHANNELS + 1 + POSITION_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_attention_heads=2,
         attention_head_dim=12,

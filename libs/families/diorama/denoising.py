@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.positions import position_channels
 from libs.families.modular import (
     BlockState,
     Components,
@@ -71,7 +72,7 @@ class DioramaPrepareStep(ModularPipelineBlocks):
     def intermediate_outputs(self) -> list[OutputParam]:
         return [
             OutputParam("latents", type_hint=Tensor, description="noise, (1, C, F, h, w) float32"),
-            OutputParam("image_condition_latents", type_hint=Tensor, description="(1, 1 + C, F, h, w)"),
+            OutputParam("image_condition_latents", type_hint=Tensor, description="(1, 1 + C + 13, F, h, w)"),
             OutputParam("encoder_hidden_states", type_hint=Tensor, description="(1 or 2, L, 384)"),
             OutputParam("encoder_attention_mask", type_hint=Tensor, description="(1 or 2, L)"),
             OutputParam("dtype", type_hint=torch.dtype),
@@ -90,17 +91,24 @@ class DioramaPrepareStep(ModularPipelineBlocks):
 
 
 class BatchedGuidanceDenoiser(ModularPipelineBlocks):
-    """Predicts the velocity with classifier-free guidance: the prompt's row and the negative prompt's in one call."""
+    """Classifier-free guidance with the prompt's row and the negative prompt's in one call.
+
+    Diorama's transformer predicts the clean latents x_0 (why: ``training.transformer.flow_loss``); the scheduler works
+    with the velocity v = (x_t - x_0) / sigma.
+    """
 
     model_name = "diorama"
 
     @property
     def description(self) -> str:
-        return "Step within the loop: one batched transformer call, then v = v_negative + scale (v_prompt - v_negative)"
+        return "Step within the loop: one batched transformer call, guidance, and the velocity it means"
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
-        return [ComponentSpec("transformer", SanaVideoTransformer3DModel)]
+        return [
+            ComponentSpec("transformer", SanaVideoTransformer3DModel),
+            ComponentSpec("scheduler", FlowMatchEulerDiscreteScheduler),
+        ]
 
     @property
     def inputs(self) -> list[InputParam]:
@@ -114,21 +122,22 @@ class BatchedGuidanceDenoiser(ModularPipelineBlocks):
         self,
         components: Components,
         block_state: BlockState,
-        i: int,  # noqa: ARG002  # the loop passes both by name
+        i: int,
         t: Tensor,
     ) -> tuple[Components, BlockState]:
         block_state.step_began = time.perf_counter()
         rows = block_state.encoder_hidden_states.shape[0]
-        velocity = components.transformer(
+        clean = components.transformer(
             hidden_states=block_state.latent_model_input.expand(rows, -1, -1, -1, -1),
             encoder_hidden_states=block_state.encoder_hidden_states,
             encoder_attention_mask=block_state.encoder_attention_mask,
             timestep=t.expand(rows),
             return_dict=False,
         )[0]
-        block_state.noise_pred = velocity[:1]
+        guided = clean[:1]
         if rows == 2:
-            block_state.noise_pred = velocity[1:] + block_state.guidance_scale * (velocity[:1] - velocity[1:])
+            guided = clean[1:] + block_state.guidance_scale * (clean[:1] - clean[1:])
+        block_state.noise_pred = (block_state.latents - guided) / components.scheduler.sigmas[i]
         return components, block_state
 
 
@@ -224,13 +233,14 @@ def _latent_shape(vae: Module, num_frames: int, height: int, width: int) -> tupl
 
 
 def _image_condition(shape: tuple[int, int, int, int, int], first: Tensor | None) -> Tensor:
-    """(1, 1 + C, F, h, w): a mask and the first frame's latents, both 0 except at latent frame 0 of image-to-video."""
+    """(1, 1 + C + 13, F, h, w): a mask and the first frame's latents, both 0 except at latent frame 0 of
+    image-to-video, and the positions."""
     batch, channels, *rest = shape
     condition = torch.zeros((batch, 1 + channels, *rest))
     if first is not None:
         condition[:, :1, :1] = 1.0
         condition[:, 1:, :1] = first
-    return condition
+    return torch.cat([condition, position_channels(*rest)[None]], dim=1)
 
 
 def _rows(block_state: BlockState, name: str) -> Tensor:

@@ -20,6 +20,7 @@ from libs.families import Step, load_denoise
 from libs.families.diorama.autoencoder import AutoencoderDiorama
 from libs.families.diorama.components import load_transformer
 from libs.families.diorama.denoising import BatchedGuidanceDenoiser, to_uint8
+from libs.families.diorama.positions import POSITION_CHANNELS, position_channels
 from libs.families.pipelines import DenoisePipeline
 from tests.support.tiny_diorama import LATENT_CHANNELS, TEXT_CHANNELS
 
@@ -92,10 +93,13 @@ def bare_loop(model_dir: Path, transformer: nn.Module, given: Conditioning, guid
         image[:, 0, 0] = 1.0
         image[:, 1:, 0] = first[:, :, 0]
 
+    place = position_channels(4, 2, 2)[None]
+
     def velocity(name: str, t: Tensor) -> Tensor:
         mask = text[f"{name}_attention_mask"]
-        inputs = torch.cat([x, image], dim=1)
-        return transformer(inputs, text[f"{name}_embeds"], t[None], encoder_attention_mask=mask).sample
+        inputs = torch.cat([x, image, place], dim=1)
+        clean = transformer(inputs, text[f"{name}_embeds"], t[None], encoder_attention_mask=mask).sample
+        return (x - clean) / (t / 1000)
 
     for t in scheduler.timesteps:
         v, negative = velocity("prompt", t), velocity("negative_prompt", t)
@@ -119,18 +123,21 @@ def test_loop_equals_a_bare_one(
 def test_batched_guidance_equals_two_calls_without_padding(transformer: nn.Module) -> None:
     """The short prompt is called alone without its padding: the mask must make the padding count for nothing."""
     given = {name: torch.from_numpy(tensor) for name, tensor in conditioning(6, 3).items()}
-    x, t = torch.randn(1, 2 * LATENT_CHANNELS + 1, 2, 2, 2), torch.tensor(400.0)
+    x, t = torch.randn(1, 2 * LATENT_CHANNELS + 1 + POSITION_CHANNELS, 2, 2, 2), torch.tensor(400.0)
     counting = Counting(transformer)
     state = SimpleNamespace(
         latent_model_input=x,
+        latents=x[:, :LATENT_CHANNELS],
         encoder_hidden_states=torch.cat([given["prompt_embeds"], given["negative_prompt_embeds"] + 9.0]),
         encoder_attention_mask=torch.cat([given["prompt_attention_mask"], given["negative_prompt_attention_mask"]]),
         guidance_scale=2.5,
     )
-    BatchedGuidanceDenoiser()(SimpleNamespace(transformer=counting), state, i=0, t=t)
+    components = SimpleNamespace(transformer=counting, scheduler=SimpleNamespace(sigmas=torch.tensor([0.4, 0.0])))
+    BatchedGuidanceDenoiser()(components, state, i=0, t=t)
     positive = transformer(x, given["prompt_embeds"], t[None]).sample
     negative = transformer(x, given["negative_prompt_embeds"][:, :3] + 9.0, t[None]).sample
-    torch.testing.assert_close(state.noise_pred, negative + 2.5 * (positive - negative), atol=1e-5, rtol=1e-5)
+    velocity = (state.latents - negative - 2.5 * (positive - negative)) / 0.4
+    torch.testing.assert_close(state.noise_pred, velocity, atol=1e-5, rtol=1e-5)
     assert counting.calls == [2]
 
 
@@ -245,6 +252,18 @@ def test_conditioning_that_does_not_fit_is_refused(denoise: DenoisePipeline, giv
         run(denoise, given)
     assert raised.value.reason == "CONDITIONING_UNFITTING"
     assert raised.value.metadata == {"tensor": tensor}
+
+
+@torch.inference_mode()
+def test_quick_attention_equals_diffusers_own(model_dir: Path, transformer: nn.Module) -> None:
+    given = conditioning(6, 3)
+    x, t = torch.randn(2, 2 * LATENT_CHANNELS + 1 + POSITION_CHANNELS, 3, 4, 2), torch.tensor([400.0, 20.0])
+    masks = [torch.from_numpy(given[f"{name}_attention_mask"]) for name in ("prompt", "negative_prompt")]
+    embeds = torch.randn(2, 6, TEXT_CHANNELS)
+    own = SanaVideoTransformer3DModel.from_pretrained(model_dir / "transformer", low_cpu_mem_usage=False).eval()
+    for mask in (torch.cat(masks), None):
+        made, expected = (model(x, embeds, t, encoder_attention_mask=mask).sample for model in (transformer, own))
+        torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_transformer_of_the_folder_is_what_is_loaded(transformer: nn.Module) -> None:
