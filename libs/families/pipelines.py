@@ -24,8 +24,6 @@ from libs.families.table import StageBlocks, family_named
 
 __all__ = ["DecodePipeline", "DenoisePipeline", "EncodePipeline"]
 
-_CHUNK_FRAMES = 8
-
 
 class EncodePipeline:
     def __init__(self, model_dir: Path, family: str) -> None:
@@ -103,21 +101,26 @@ class DenoisePipeline:
 
 class DecodePipeline:
     def __init__(self, model_dir: Path, family: str) -> None:
-        self._stage = family_named(family).decode
-        self._components = self._stage.load(model_dir)
+        self._family = family_named(family)
+        self._components = self._family.decode.load(model_dir)
 
     def __call__(self, latents: Mapping[str, NDArray[Any]], num_frames: int) -> Iterator[NDArray[np.uint8]]:
-        """Frames in order, in chunks (t, H, W, 3) uint8 of up to 8, ``num_frames`` in all."""
-        video = self._decode(torch.from_numpy(latents["latents"]))
-        if video.shape[1] < num_frames:
-            raise ValueError(f"the latents hold {video.shape[1]} frames, {num_frames} were asked for")
-        for begin in range(0, num_frames, _CHUNK_FRAMES):
-            yield to_uint8(video[:, begin : min(begin + _CHUNK_FRAMES, num_frames)])
+        """Frames in order, in chunks (t, H, W, 3) uint8, ``num_frames`` in all.
 
-    @torch.inference_mode()
-    def _decode(self, latents: Tensor) -> Tensor:
-        video: Tensor = _pipeline(self._stage, self._components)(latents=latents, output="videos")[0]
-        return video
+        Each chunk is made when it is asked for, so that whoever reads them can tell of progress or stop in between.
+        Raises FailedPrecondition LATENTS_UNFIT, at once, when ``latents`` do not fit.
+        """
+        self._family.check_latents(latents, self._components, num_frames)
+        return self._frames(torch.from_numpy(latents["latents"]), num_frames)
+
+    def _frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
+        stage, left = self._family.decode, num_frames
+        for chunk in _pipeline(stage, self._components)(latents=latents, output=stage.gives[0]):
+            frames = to_uint8(chunk[0, :, :left])
+            left -= len(frames)
+            yield frames
+            if not left:
+                return
 
 
 def _pipeline(stage: StageBlocks, components: Mapping[str, Any]) -> Components:

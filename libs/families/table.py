@@ -17,6 +17,7 @@ from libs.errors import FailedPrecondition
 from libs.families.diorama import blocks as diorama_blocks
 from libs.families.diorama import components as diorama_components
 from libs.families.diorama.conditioning import check_conditioning as check_diorama_conditioning
+from libs.families.diorama.conditioning import check_latents as check_diorama_latents
 from libs.families.modular import SequentialPipelineBlocks
 from libs.families.sounding import SoundPipeline
 
@@ -45,6 +46,8 @@ class Family:
     decode: StageBlocks
     check_conditioning: Callable[[Tensors, Mapping[str, Any], int, int], None]
     """(conditioning, denoise components, width, height); raises FailedPrecondition when they do not fit."""
+    check_latents: Callable[[Tensors, Mapping[str, Any], int], None]
+    """(latents, decode components, frames to show); raises FailedPrecondition when they do not fit."""
     frames_made: Callable[[int], int]
     """Number of frames to show -> number the model makes; `Render` cuts the surplus at the end."""
     sound: Callable[[Path], SoundPipeline]
@@ -72,9 +75,10 @@ FAMILIES: dict[str, Family] = {
         decode=StageBlocks(
             blocks=diorama_blocks.DioramaDecodeBlocks,
             load=diorama_components.load_for_decode,
-            gives=("videos",),
+            gives=("video_chunks",),
         ),
         check_conditioning=check_diorama_conditioning,
+        check_latents=check_diorama_latents,
         frames_made=diorama_components.frames_made,
         sound=diorama_components.load_sound,
     ),

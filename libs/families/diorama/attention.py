@@ -1,8 +1,8 @@
 """A quicker, equal form of Sana-Video's linear attention for processors without a GPU.
 
-``SanaLinearAttnProcessor3_0`` in diffusers writes the rotary embedding with strided stores and transposes every operand;
-here the same sums are taken in an order that keeps memory contiguous (a training step is about 10 % quicker, results
-agree to 1e-6). Cross attention has at most 128 keys, where the plain mathematical form beats the fused kernel.
+``SanaLinearAttnProcessor3_0`` in diffusers writes the rotary embedding with strided stores and transposes every
+operand; here the same sums are taken in an order that keeps memory contiguous (a training step is about 10 % quicker,
+results agree to 1e-6). Cross attention has at most 128 keys, where the plain mathematical form beats the fused kernel.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from diffusers import SanaVideoTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["LinearAttention", "few_keys", "use_linear_attention"]
+from libs.families.modular import Module
+
+__all__ = ["CrossAttention", "LinearAttention", "few_keys", "use_linear_attention", "use_quick_attention"]
 
 
 class LinearAttention:
@@ -24,7 +25,7 @@ class LinearAttention:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Module,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,  # noqa: ARG002  the signature is diffusers'
         attention_mask: Tensor | None = None,  # noqa: ARG002
@@ -46,7 +47,39 @@ class LinearAttention:
         return output
 
 
-def use_linear_attention(transformer: SanaVideoTransformer3DModel) -> None:
+class CrossAttention:
+    """Softmax attention over the few tokens of a text, written out.
+
+    Unlike `few_keys` it changes no setting of the process, so that transformers in other threads stay as they are.
+    """
+
+    def __call__(
+        self,
+        attn: Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B, N, C) and the text (B, L, C) -> (B, N, C). ``attention_mask`` (B, 1, L) is added to the scores."""
+        query = _heads(attn.norm_q(attn.to_q(hidden_states)), attn.heads)
+        key = _heads(attn.norm_k(attn.to_k(encoder_hidden_states)), attn.heads)
+        value = _heads(attn.to_v(encoder_hidden_states), attn.heads)
+        scores = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+        scores = scores if attention_mask is None else scores + attention_mask[:, None]
+        merged = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+        output: Tensor = attn.to_out[1](attn.to_out[0](merged))
+        return output
+
+
+def use_quick_attention(transformer: Module) -> None:
+    """Both attentions of every block of a `SanaVideoTransformer3DModel`, for inference on a CPU."""
+    use_linear_attention(transformer)
+    for block in transformer.transformer_blocks:
+        block.attn2.set_processor(CrossAttention())
+
+
+def use_linear_attention(transformer: Module) -> None:
+    """Put it into every block of a `SanaVideoTransformer3DModel`; weights and their names stay as they are."""
     for block in transformer.transformer_blocks:
         block.attn1.set_processor(LinearAttention())
 
@@ -60,10 +93,10 @@ def few_keys() -> Iterator[None]:
 
 def _heads(states: Tensor, heads: int) -> Tensor:
     """(B, N, C) -> (B, heads, N, C / heads)."""
-    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return states.reshape(*states.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding on pairs of neighbouring channels; cos and sin (N, channels / 2)."""
-    first, second = states.unflatten(-1, (-1, 2)).unbind(-1)
+    first, second = states.reshape(*states.shape[:-1], -1, 2).unbind(-1)
     return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from diffusers.modular_pipelines.wan.before_denoise import WanSetTimestepsStep
 from torch import Tensor
 
@@ -26,7 +29,7 @@ class DioramaVaeDecoderStep(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
-        return "VAE-decoder step: latents to a video in [-1, 1]"
+        return "VAE-decoder step: latents to a video in [-1, 1], made chunk by chunk as it is read"
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
@@ -38,13 +41,20 @@ class DioramaVaeDecoderStep(ModularPipelineBlocks):
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
-        return [OutputParam("videos", type_hint=Tensor, description="(1, 3, 4 F - 3, 16 h, 16 w), clamped to [-1, 1]")]
+        chunks = "iterator of (1, 3, t, 16 h, 16 w) in [-1, 1], 4 F - 3 frames in all"
+        return [OutputParam("video_chunks", type_hint=Iterator[Tensor], description=chunks)]
 
     def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
         block_state = self.get_block_state(state)
-        block_state.videos = components.vae.decode(block_state.latents).clamp_(-1.0, 1.0)
+        block_state.video_chunks = _clamped(components.vae, block_state.latents)
         self.set_block_state(state, block_state)
         return components, state
+
+
+@torch.inference_mode()
+def _clamped(vae: AutoencoderDiorama, latents: Tensor) -> Iterator[Tensor]:
+    for chunk in vae.decode_chunks(latents):
+        yield chunk.clamp(-1.0, 1.0)
 
 
 class DioramaEncodeBlocks(SequentialPipelineBlocks):

@@ -1,4 +1,4 @@
-"""Checks that what `Encode` wrote fits the video that is to be denoised, before any work is spent on it."""
+"""Checks that what the stage before wrote fits, before any work is spent on it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libs.errors import FailedPrecondition
+from libs.families.diorama.encoding import MOST_TOKENS
 
-__all__ = ["check_conditioning"]
+__all__ = ["check_conditioning", "check_latents"]
 
 _TEXT_NAMES = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 _FIRST_FRAME = "first_frame_latents"
-_MOST_TOKENS = 128
 
 
 def check_conditioning(
@@ -32,6 +32,23 @@ def check_conditioning(
             raise _unfitting(name, "holds values that are not finite")
 
 
+def check_latents(latents: Mapping[str, NDArray[Any]], components: Mapping[str, Any], num_frames: int) -> None:
+    """Raises FailedPrecondition LATENTS_UNFIT for what the model cannot decode to ``num_frames`` frames."""
+    if set(latents) != {"latents"}:
+        raise _undecodable(f"the file holds {', '.join(sorted(latents)) or 'nothing'}, not one tensor named latents")
+    tensor, vae = latents["latents"], components["vae"]
+    channels = vae.config.latent_channels
+    if tensor.dtype != np.float32 or tensor.ndim != 5 or tensor.shape[:2] != (1, channels) or not tensor.size:
+        raise _undecodable(
+            f"they are {tensor.dtype} {tensor.shape}, this model decodes float32 (1, {channels}, F, h, w)"
+        )
+    held = 1 + (tensor.shape[2] - 1) * vae.temporal_compression_ratio
+    if not 1 <= num_frames <= held:
+        raise _undecodable(f"they hold {held} frames, {num_frames} were asked for; ask for 1 to {held}")
+    if not np.isfinite(tensor).all():
+        raise _undecodable("some of their values are not finite")
+
+
 def _check_names(conditioning: Mapping[str, NDArray[Any]]) -> None:
     for name in _TEXT_NAMES:
         if name not in conditioning:
@@ -43,8 +60,8 @@ def _check_names(conditioning: Mapping[str, NDArray[Any]]) -> None:
 
 def _check_text(conditioning: Mapping[str, NDArray[Any]], channels: int) -> None:
     tokens = conditioning["prompt_embeds"].shape[1] if conditioning["prompt_embeds"].ndim == 3 else 0
-    if not 1 <= tokens <= _MOST_TOKENS:
-        raise _unfitting("prompt_embeds", f"must have shape (1, 1 to {_MOST_TOKENS} tokens, {channels})")
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise _unfitting("prompt_embeds", f"must have shape (1, 1 to {MOST_TOKENS} tokens, {channels})")
     for name in _TEXT_NAMES:
         _expect(conditioning, name, (1, tokens) if name.endswith("mask") else (1, tokens, channels))
 
@@ -60,4 +77,11 @@ def _unfitting(name: str, what: str) -> FailedPrecondition:
         f"conditioning does not fit: {name} {what}; run Encode with the same model, width, height and num_frames",
         reason="CONDITIONING_UNFITTING",
         tensor=name,
+    )
+
+
+def _undecodable(what: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the latents do not fit: {what}; run Denoise with the same model, and as many frames or more",
+        reason="LATENTS_UNFIT",
     )

@@ -19,6 +19,12 @@ def encode(model_dir: Path) -> EncodePipeline:
     return load_encode(model_dir, "diorama")
 
 
+def test_loading_writes_nothing_on_stderr(model_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A service's stderr is JSON lines: no progress bar, no table of weights."""
+    load_encode(model_dir, "diorama")
+    assert capfd.readouterr().err == ""
+
+
 def text(encode: EncodePipeline, prompt: str, negative: str = "") -> dict[str, np.ndarray]:
     return encode(prompt, negative, None, 32, 32, 12)
 
