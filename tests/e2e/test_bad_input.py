@@ -14,7 +14,7 @@ import pytest
 from client import SoundstageRpcError
 from tests.e2e.studio import Studio
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def zip_bomb() -> bytes:

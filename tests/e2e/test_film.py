@@ -12,10 +12,12 @@ from PIL import Image
 from tests.e2e.film import Film
 from tests.e2e.studio import PROMPT, SEED, STEPS, Made, Studio
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 FRAMES = 12
 AAC_FRAME_SAMPLES = 1024
+MOST_JPEG_DIFFERENCE = 10.0
+"""Mean over the pixels, of 255: measured 6.6 on pure noise, the worst there is for a JPEG."""
 
 
 def test_what_is_recorded_is_what_was_asked(made: Made, studio: Studio) -> None:
@@ -71,4 +73,4 @@ def test_the_poster_is_one_of_the_frames(film: Film, made: Made) -> None:
         poster = np.asarray(image.convert("RGB"), np.float32)
     assert poster.shape == film.frames[0].shape
     nearest = min(float(np.abs(frame - poster).mean()) for frame in film.frames.astype(np.float32))
-    assert nearest < 6
+    assert nearest < MOST_JPEG_DIFFERENCE

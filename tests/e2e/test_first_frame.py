@@ -14,7 +14,7 @@ from tests.e2e.studio import Studio
 from training.scenes import render
 from training.scenes.base import SceneSpec
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 KEPT_DB = 24.0
 

@@ -13,7 +13,7 @@ from deploy.local.plan import REPOSITORY
 from tests.e2e.film import read_film
 from tests.e2e.studio import Studio
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def test_the_call_from_code_makes_a_video(studio: Studio, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.film import Film, read_film
 from tests.e2e.studio import SEED, Made, Studio
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 UNLIKE = 1.0
 """Mean difference of pixels, of 255, above which two pictures count as different ones. Equal requests give 0."""

@@ -11,7 +11,7 @@ from soundstage.video.v1 import video_pb2 as pb
 from client import SoundstageRpcError
 from tests.e2e.studio import WAIT_SECONDS, Made, Studio
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 STOP_SECONDS = 30.0
 """Most of it for one step on a busy machine; a hundred steps take much longer."""

@@ -11,7 +11,7 @@ from soundstage.video.v1 import video_pb2 as pb
 
 from tests.e2e.studio import STEPS, Made, Studio
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 STAGES = [pb.STAGE_ENCODE, pb.STAGE_DENOISE, pb.STAGE_RENDER, pb.STAGE_SYNTHESIZE, pb.STAGE_MUX]
 
