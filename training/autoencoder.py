@@ -1,13 +1,15 @@
 """The autoencoder's two parts: `fit` finds the linear map in closed form, `train` teaches the residual decoder.
 
-    python -m training.autoencoder fit
-    python -m training.autoencoder train --minutes 15
+python -m training.autoencoder fit
+python -m training.autoencoder train --minutes 15
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from libs.families.diorama.autoencoder import FRAMES, AutoencoderDiorama, patchi
 from training.scenes import FAMILIES, render, sample_spec
 
 MODEL = Path("models/diorama/vae")
-CHECKPOINT = Path("training/cache/decoder.pt")
+CACHE = Path("training/cache")
 LATENT_CHANNELS = 48
 
 
@@ -29,13 +31,23 @@ def to_tensor(frames: np.ndarray) -> Tensor:
     return (video * 2 - 1).permute(3, 0, 1, 2)[None]
 
 
-def fit(clips_per_family: int = 10, patches_per_clip: int = 900, seed: int = 1) -> AutoencoderDiorama:
-    """Principal components of patches from every family, half whitened; one in eight patches is a still one (frame 0)."""
+def fit(
+    clips_per_family: int = 10,
+    patches_per_clip: int = 900,
+    seed: int = 1,
+    *,
+    families: Sequence[str] = tuple(FAMILIES),
+    size: int = 256,
+) -> AutoencoderDiorama:
+    """Principal components of patches from every family, half whitened; one in eight patches is a still one (frame 0).
+
+    ``size``: of the rendered clips, in pixels.
+    """
     rng = np.random.default_rng(seed)
     rows = []
-    for family in FAMILIES:
+    for family in families:
         for _ in range(clips_per_family):
-            video = to_tensor(render(sample_spec(rng, family), num_frames=17).frames)
+            video = to_tensor(render(sample_spec(rng, family), num_frames=17, size=size).frames)
             still = video[:, :, :1].expand(-1, -1, FRAMES, -1, -1)
             moving = patchify(video[:, :, 1:]).flatten(0, 3)
             still = patchify(still).flatten(0, 3)
@@ -56,22 +68,38 @@ def fit(clips_per_family: int = 10, patches_per_clip: int = 900, seed: int = 1) 
     return autoencoder
 
 
-def train(minutes: float, num_clips: int = 280, crop: int = 128, batch: int = 6, learning_rate: float = 2e-3) -> None:
-    """L1 on random crops of rendered clips, with a term on differences in space and time, against flicker and blocks."""
-    autoencoder = AutoencoderDiorama.from_pretrained(MODEL)
+def train(
+    minutes: float,
+    num_clips: int = 280,
+    crop: int = 128,
+    batch: int = 6,
+    learning_rate: float = 2e-3,
+    *,
+    most_steps: int = sys.maxsize,
+    size: int = 256,
+    model: Path = MODEL,
+    cache: Path = CACHE,
+) -> list[float]:
+    """L1 on random crops of rendered clips, with a term on differences in space and time, against flicker and blocks.
+
+    Trains until ``minutes`` of work, of every run together, are done, or ``most_steps`` of this run. Returns the loss
+    of each step of this run.
+    """
+    checkpoint = cache / "decoder.pt"
+    autoencoder = AutoencoderDiorama.from_pretrained(model)
     parameters = list(autoencoder.residual.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
     step, spent = 0, 0.0
-    if CHECKPOINT.exists():
-        state = torch.load(CHECKPOINT, weights_only=True)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
         autoencoder.residual.load_state_dict(state["residual"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["seconds"]
     rng = np.random.default_rng(step + 7)
-    clips = _crops_cache(num_clips)
+    clips = _crops_cache(cache / "decoder_clips.npy", num_clips, size)
     started = saved = time.monotonic()
     losses: list[float] = []
-    while (elapsed := spent + time.monotonic() - started) < minutes * 60:
+    while (elapsed := spent + time.monotonic() - started) < minutes * 60 and len(losses) < most_steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, step / 50 + 0.02) * max(0.05, 1 - elapsed / (minutes * 60))
         video = _random_crops(clips, rng, batch, crop)
@@ -86,15 +114,16 @@ def train(minutes: float, num_clips: int = 280, crop: int = 128, batch: int = 6,
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if step % 50 == 0:
             base = float(reconstruction_loss(linear.float(), video))
             print(f"decoder step {step} loss {np.mean(losses[-50:]):.4f} (linear alone {base:.4f})", flush=True)
         if time.monotonic() - saved > 120:
             saved = time.monotonic()
-            _save(autoencoder, optimizer, step, elapsed)
-    _save(autoencoder, optimizer, step, minutes * 60)
-    autoencoder.to(torch.float16).save_pretrained(MODEL)
+            _save(checkpoint, autoencoder, optimizer, step, elapsed)
+    _save(checkpoint, autoencoder, optimizer, step, elapsed)
+    autoencoder.to(torch.float16).save_pretrained(model)
+    return losses
 
 
 def reconstruction_loss(decoded: Tensor, video: Tensor) -> Tensor:
@@ -109,21 +138,22 @@ def _charbonnier(error: Tensor) -> Tensor:
     return (error.square() + 1e-4).sqrt().mean()
 
 
-def _save(autoencoder: AutoencoderDiorama, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-    partial = CHECKPOINT.with_suffix(".tmp")
+def _save(
+    checkpoint: Path, autoencoder: AutoencoderDiorama, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    partial = checkpoint.with_suffix(".tmp")
     state = {"residual": autoencoder.residual.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save({**state, "step": step, "seconds": seconds}, partial)
-    partial.replace(CHECKPOINT)
+    partial.replace(checkpoint)
 
 
-def _crops_cache(num_clips: int) -> np.ndarray:
-    """Rendered frames, uint8 (clips, 13, 256, 256, 3), kept in the cache folder."""
-    path = Path("training/cache/decoder_clips.npy")
+def _crops_cache(path: Path, num_clips: int, size: int) -> np.ndarray:
+    """Rendered frames, uint8 (clips, 13, size, size, 3), kept in ``path``."""
     if not path.exists():
         rng = np.random.default_rng(99)
         families = list(FAMILIES)
         clips = [
-            (render(sample_spec(rng, families[i % len(families)]), num_frames=13).frames * 255).round().astype(np.uint8)
+            (render(sample_spec(rng, families[i % len(families)]), 13, size=size).frames * 255).round().astype(np.uint8)
             for i in range(num_clips)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +165,7 @@ def _random_crops(clips: np.ndarray, rng: np.random.Generator, batch: int, crop:
     """Crops aligned to the patch grid, (B, 3, 13, crop, crop)."""
     crops = []
     for index in rng.integers(len(clips), size=batch):
-        y, x = rng.integers((256 - crop) // 16 + 1, size=2) * 16
+        y, x = rng.integers((clips.shape[2] - crop) // 16 + 1, size=2) * 16
         crops.append(to_tensor(clips[index][:, y : y + crop, x : x + crop]))
     return torch.cat(crops)
 
@@ -145,7 +175,6 @@ def main() -> None:
     parser.add_argument("part", choices=["fit", "train"])
     parser.add_argument("--minutes", type=float, default=15.0)
     arguments = parser.parse_args()
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     if arguments.part == "fit":
         fit().to(torch.float16).save_pretrained(MODEL)
     else:

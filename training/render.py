@@ -29,22 +29,25 @@ CAPTIONS_PER_CLIP = 8
 HELD_OUT_EVERY = 20
 
 
-def render_clip(index: int, autoencoder: AutoencoderDiorama) -> None:
+def render_clip(index: int, autoencoder: AutoencoderDiorama, folder: Path = CLIPS, size: int = 256) -> None:
     """One file: latents (C, 16, 16, 16) and still latents of every fourth frame (C, 16, 16, 16) as float16, frames64
-    (T, 64, 64, 3) uint8, sound (2, N) int16, and ``meta`` as JSON text with spec, captions and events."""
-    path = CLIPS / f"{index:05d}.npz"
+    (T, 64, 64, 3) uint8, sound (2, N) int16, and ``meta`` as JSON text with spec, captions and events.
+
+    Those are the shapes for the usual ``size``, in pixels, a multiple of 64.
+    """
+    path = folder / f"{index:05d}.npz"
     if path.exists():
         return
     rng = np.random.default_rng([2026, index])
     families = list(FAMILIES)
     spec = sample_spec(rng, families[index % len(families)])
-    clip = render(spec, num_frames=NUM_FRAMES)
+    clip = render(spec, num_frames=NUM_FRAMES, size=size)
     video = to_tensor(clip.frames)
     stills = video[0, :, ::FRAMES].transpose(0, 1)[:, :, None]
     with torch.inference_mode():
         latents = autoencoder.encode(video)[0]
         still_latents = autoencoder.encode(stills)[:, :, 0].transpose(0, 1)
-    frames = clip.frames.reshape(NUM_FRAMES, 64, 4, 64, 4, 3).mean(axis=(2, 4))
+    frames = clip.frames.reshape(NUM_FRAMES, 64, size // 64, 64, size // 64, 3).mean(axis=(2, 4))
     captions = sorted({caption(spec, rng) for _ in range(CAPTIONS_PER_CLIP)})
     meta = {"spec": asdict(spec), "captions": captions, "events": [asdict(event) for event in clip.events]}
     partial = path.with_suffix(".tmp.npz")

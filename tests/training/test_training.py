@@ -1,0 +1,253 @@
+"""Each stage of Diorama's training on a few tiny clips that are rendered here: losses fall, work is taken up again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import SanaVideoTransformer3DModel
+
+from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.components import load_transformer
+from libs.families.diorama.positions import POSITION_CHANNELS
+from training import __main__ as command
+from training import autoencoder, render, text, transformer
+from training.scenes import render as render_scene
+from training.scenes import sample_spec
+
+SIZE = 64
+CLIPS = (1, 2, 20)
+"""Indices of the clips rendered; the last one is held out."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> AutoencoderDiorama:
+    return autoencoder.fit(3, 40, families=("fire", "sea", "clouds"), size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def clips(fitted: AutoencoderDiorama, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for index in CLIPS:
+        render.render_clip(index, fitted, folder, SIZE)
+    return folder
+
+
+# --- autoencoder -----------------------------------------------------------------------------------------------------
+
+
+def test_the_fitted_map_keeps_what_it_is_shown(fitted: AutoencoderDiorama) -> None:
+    """On a clip of a seed it was not fitted on: most of the variance around the mean picture comes back."""
+    spec = sample_spec(np.random.default_rng(77), "sea")
+    video = autoencoder.to_tensor(render_scene(spec, 9, size=SIZE).frames)
+    latents = fitted.encode(video)
+    assert latents.shape == (1, 48, 3, 4, 4)
+    error = (fitted.decode_linear(latents) - video).var()
+    assert float(error / video.var()) < 0.2
+    gram = fitted.basis @ fitted.basis.T
+    torch.testing.assert_close(gram, torch.eye(48), atol=1e-4, rtol=0)
+    assert (fitted.scale.diff() <= 0).all(), "strongest component first"
+
+
+def test_the_decoder_learns_and_goes_on(fitted: AutoencoderDiorama, tmp_path: Path) -> None:
+    model = tmp_path / "vae"
+    fitted.save_pretrained(model)
+    given: dict[str, Any] = {"num_clips": 3, "crop": 32, "batch": 2, "size": SIZE, "model": model, "cache": tmp_path}
+    losses = autoencoder.train(60.0, most_steps=24, learning_rate=1e-2, **given)
+    assert len(losses) == 24
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+    trained = AutoencoderDiorama.from_pretrained(model, low_cpu_mem_usage=False)
+    assert trained.residual.detail_out.weight.abs().max() > 0
+    torch.testing.assert_close(trained.basis.float(), fitted.basis, atol=1e-3, rtol=0)
+    assert len(autoencoder.train(60.0, most_steps=1, **given)) == 1
+    assert torch.load(tmp_path / "decoder.pt", weights_only=True)["step"] == 25
+
+
+# --- rendering -------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_holds_what_training_reads_and_is_rendered_once(clips: Path, fitted: AutoencoderDiorama) -> None:
+    path = clips / "00001.npz"
+    with np.load(path) as clip:
+        assert clip["latents"].shape == clip["still_latents"].shape == (48, 16, 4, 4)
+        assert clip["frames64"].shape == (61, 64, 64, 3)
+        assert clip["frames64"].std() > 5
+        assert clip["sound"].shape == (2, 61 * 4000)
+        assert json.loads(str(clip["meta"]))["captions"]
+        np.testing.assert_allclose(clip["still_latents"][:, 0], clip["latents"][:, 0], atol=0.05)
+    before = path.stat().st_mtime_ns
+    render.render_clip(1, fitted, clips, SIZE)
+    assert path.stat().st_mtime_ns == before
+    assert sorted(found.name for found in clips.iterdir()) == ["00001.npz", "00002.npz", "00020.npz"]
+
+
+# --- transformer -----------------------------------------------------------------------------------------------------
+
+
+def tiny() -> SanaVideoTransformer3DModel:
+    torch.manual_seed(1)
+    return SanaVideoTransformer3DModel(
+        in_channels=2 * 48 + 1 + POSITION_CHANNELS,
+        out_channels=48,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=384,
+        mlp_ratio=2.0,
+        patch_size=(1, 2, 2),
+        rope_max_seq_len=64,
+    )
+
+
+@pytest.fixture
+def workplace(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The transformer's training, in a folder of its own, with a tiny transformer and captions of noise."""
+    monkeypatch.setattr(transformer, "CLIPS", clips)
+    monkeypatch.setattr(transformer, "CHECKPOINT", tmp_path / "transformer.pt")
+    monkeypatch.setattr(transformer, "MODEL", tmp_path / "model")
+    monkeypatch.setattr(transformer, "LATENT_FRAMES_A_BATCH", 16)
+    monkeypatch.setattr(transformer, "build", tiny)
+    monkeypatch.setattr(transformer, "embed_captions", noise_for)
+    return tmp_path
+
+
+def noise_for(captions: set[str]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {said: rng.standard_normal((4, 384)).astype(np.float16) for said in ["", *sorted(captions)]}
+
+
+def test_held_out_clips_are_not_trained_on(workplace: Path) -> None:
+    assert (len(transformer.load_clips().captions), len(transformer.load_clips(held_out=True).captions)) == (2, 1)
+
+
+def test_windows_begin_with_a_still_frame(workplace: Path) -> None:
+    clips = transformer.load_clips()
+    window = clips.window(0, 5, 3)
+    torch.testing.assert_close(window[:, 0], clips.stills[0, :, 5].float())
+    torch.testing.assert_close(window[:, 1:], clips.latents[0, :, 6:8].float())
+
+
+def test_the_flow_loss_falls(workplace: Path) -> None:
+    """On one batch with the same noise each time, so that it falls for what was learnt and not by chance."""
+    clips, model = transformer.load_clips(), tiny()
+    latents, embeds, mask = transformer.draw_batch(clips, np.random.default_rng(0), 4)
+    assert (latents.shape, embeds.shape[0], mask.shape[0]) == ((4, 48, 4, 4, 4), 4, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(20):
+        loss = transformer.flow_loss(model, latents, embeds, mask, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_training_keeps_its_state_and_exports_the_average(workplace: Path) -> None:
+    transformer.train(60.0, 1e-3, limit=0.002)
+    first = torch.load(workplace / "transformer.pt", weights_only=True)
+    assert first["step"] >= 1
+    transformer.train(60.0, 1e-3, limit=0.002)
+    again = torch.load(workplace / "transformer.pt", weights_only=True)
+    assert again["step"] > first["step"]
+    assert again["seconds"] > first["seconds"]
+    transformer.export()
+    exported = load_transformer(workplace / "model")
+    for name, weight in exported.state_dict().items():
+        torch.testing.assert_close(weight, again["average"][name].bfloat16().float(), atol=0, rtol=0)
+    assert (workplace / "model" / "scheduler" / "scheduler_config.json").exists()
+
+
+def test_captions_are_embedded_as_the_encoder_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "CACHE", tmp_path / "captions.npz")
+    known = text.embed_captions({"a fire at night", "fire " * 300})
+    assert known[""].shape == (3, 384)
+    assert known["fire " * 300].shape == (128, 384)
+    again = text.embed_captions({"a fire at night"})
+    assert set(again) == set(known)
+    np.testing.assert_array_equal(again["a fire at night"], known["a fire at night"])
+
+
+# --- make train ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Commands that would have been run, without Python; one that trains the sound fails as often as it is told to."""
+    commands: list[tuple[str, ...]] = []
+
+    def run(arguments: tuple[str, ...], *, env: dict[str, str], check: bool) -> SimpleNamespace:
+        assert env["MALLOC_MMAP_MAX_"] == "0"
+        commands.append(arguments[3:])
+        failed = arguments[3] == "training.sound" and [c[0] for c in commands].count("training.sound") == 1
+        return SimpleNamespace(returncode=3 if failed else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+def plan(**minutes: float) -> command.Plan:
+    return command.Plan(40, 2, {"transformer": 5.0, "decoder": 2.0, "sound": 1.0} | minutes)
+
+
+def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path: Path) -> None:
+    assert command.run(plan(), command.Done(tmp_path)) == 3
+    first = [part[:2] for part in ran]
+    assert first == [
+        ("training.autoencoder", "fit"),
+        ("training.render", "--clips"),
+        ("training.transformer", "train"),
+        ("training.autoencoder", "train"),
+        ("training.sound", "--minutes"),
+    ]
+    ran[:] = [("training.sound",)]
+    assert command.run(plan(), command.Done(tmp_path)) == 0
+    assert [part[:2] for part in ran[1:]] == [("training.sound", "--minutes"), ("training.transformer", "export")]
+    ran.clear()
+    assert command.run(plan(), command.Done(tmp_path)) == 0
+    assert ran == []
+    assert command.run(plan(transformer=6.0), command.Done(tmp_path)) == 0
+    assert [part[:2] for part in ran] == [("training.transformer", "train"), ("training.transformer", "export")]
+
+
+def test_a_fit_is_not_repeated_beside_clips_that_were_encoded_with_another(
+    ran: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "00000.npz").touch()
+    command.run(plan(), command.Done(tmp_path))
+    assert ran[0][0] == "training.render"
+
+
+def test_hours_are_shared_out_and_a_stage_can_have_its_own(
+    ran: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "CACHE", tmp_path)
+    assert command.main(["--hours", "0.7", "--sound-minutes", "9", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "transformer train --minutes 30.0" in said
+    assert "autoencoder train --minutes 6.0" in said
+    assert "sound --minutes 9.0" in said
+    assert ran == []
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit):
+        command.main(["--hours", "0"])

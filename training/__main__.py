@@ -1,0 +1,139 @@
+"""Trains Diorama from nothing, stage by stage, each in a process of its own.
+
+    python -m training                  about four hours on two cores that do nothing else
+    python -m training --hours 1        the same with less training: worse pictures
+    python -m training --dry-run        says what would be done
+
+Stopped at any point, the same command goes on from there: rendered clips stay, training stages go on from their
+checkpoints, and what was finished is noted in ``training/cache/done.json``. Remove ``training/cache`` to begin anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE = Path("training/cache")
+MINUTES = {"transformer": 150.0, "decoder": 30.0, "sound": 30.0}
+"""What each trained part takes by default."""
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Freed memory stays with the process. Otherwise each large temporary array is fetched from the system page by page and
+given back, and rendering takes twice as long."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done: rendered clips, rendering processes, minutes of each trained part."""
+
+    clips: int
+    processes: int
+    minutes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command; it need not be run again once it was done with an ``amount`` (clips, minutes) as large."""
+
+    name: str
+    command: tuple[str, ...]
+    amount: float
+
+
+def stages(plan: Plan) -> list[Stage]:
+    """In the order of their needs: what is rendered is encoded with the fitted map, the rest reads the rendered clips.
+
+    The residual decoder may come after the transformer: it changes how latents look, not what they are.
+    """
+    transformer, decoder, sound = (plan.minutes[name] for name in ("transformer", "decoder", "sound"))
+    clips, processes = str(plan.clips), str(plan.processes)
+    return [
+        Stage("fit", ("training.autoencoder", "fit"), 1),
+        Stage("render", ("training.render", "--clips", clips, "--processes", processes), plan.clips),
+        Stage("transformer", ("training.transformer", "train", "--minutes", str(transformer)), transformer),
+        Stage("decoder", ("training.autoencoder", "train", "--minutes", str(decoder)), decoder),
+        Stage("sound", ("training.sound", "--minutes", str(sound), "--clips", clips, "--resume"), sound),
+        Stage("export", ("training.transformer", "export"), transformer),
+    ]
+
+
+class Done:
+    """What was finished, by stage, with the amount; kept in a file."""
+
+    def __init__(self, cache: Path) -> None:
+        self._path = cache / "done.json"
+        self._clips = cache / "clips"
+
+    def covers(self, stage: Stage) -> bool:
+        # Clips hold latents of the map they were encoded with: another fit beside them would spoil the training.
+        if stage.name == "fit" and any(self._clips.glob("*.npz")):
+            return True
+        return self._read().get(stage.name, 0.0) >= stage.amount
+
+    def note(self, stage: Stage) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".tmp")
+        partial.write_text(json.dumps(self._read() | {stage.name: stage.amount}, indent=2) + "\n")
+        partial.replace(self._path)
+
+    def _read(self) -> dict[str, float]:
+        return json.loads(self._path.read_text()) if self._path.exists() else {}
+
+
+def run(plan: Plan, done: Done, *, dry_run: bool = False) -> int:
+    """Runs what is not done yet. Returns the exit status of the first stage that fails, or 0."""
+    for stage in stages(plan):
+        command = (sys.executable, "-u", "-m", *stage.command)
+        if done.covers(stage):
+            print(f"{stage.name}: done before", flush=True)
+            continue
+        print(f"{stage.name}: python -m {' '.join(stage.command)}", flush=True)
+        if dry_run:
+            continue
+        status = subprocess.run(command, env=os.environ | ALLOCATOR, check=False).returncode
+        if status:
+            print(f"{stage.name} failed, see above; the same command goes on from here", file=sys.stderr)
+            return status
+        done.note(stage)
+    return 0
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hours", type=float, help="of the three trained parts together, shared out as by default")
+    for name, minutes in MINUTES.items():
+        parser.add_argument(f"--{name}-minutes", type=float, help=f"default {minutes:g}, or its share of --hours")
+    parser.add_argument("--clips", type=int, default=2400, help="clips to render; default 2400")
+    parser.add_argument("--processes", type=int, default=2, help="that render; default 2")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
+    arguments = parser.parse_args(given)
+    plan = Plan(arguments.clips, arguments.processes, _minutes(arguments))
+    if min(plan.clips, plan.processes, *plan.minutes.values()) <= 0:
+        parser.error("give more than 0 of each: hours, minutes, clips and processes")
+    try:
+        return run(plan, Done(CACHE), dry_run=arguments.dry_run)
+    except KeyboardInterrupt:  # the stage got it too, and has ended
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _minutes(arguments: argparse.Namespace) -> dict[str, float]:
+    scale = 1.0 if arguments.hours is None else 60 * arguments.hours / sum(MINUTES.values())
+    own = {name: getattr(arguments, f"{name}_minutes") for name in MINUTES}
+    return {name: round(scale * minutes, 2) if own[name] is None else own[name] for name, minutes in MINUTES.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
