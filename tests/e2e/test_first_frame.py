@@ -16,7 +16,8 @@ from training.scenes.base import SceneSpec
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-KEPT_DB = 24.0
+KEPT_DB = 30.0
+"""The autoencoder alone keeps this picture to 34.5 dB, whatever frames follow it; H.264 takes a little more."""
 
 
 @pytest.fixture(scope="module")
