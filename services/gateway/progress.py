@@ -1,8 +1,8 @@
 """How far a video is and how long it will still take, computed from its status. Nothing here is stored.
 
 A stage's cost is taken as proportional to its `work_units`; the seconds for a unit are measured on the model's last
-videos (`attempts.Attempts.expected_seconds`). As long as nothing was measured, a running denoise stage tells the speed of
-the machine and `USUAL_SHARE` says what the other stages usually cost beside it.
+videos (`attempts.Attempts.expected_seconds`). As long as nothing was measured, a running denoise stage tells the speed
+of the machine and `USUAL_SHARE` says what the other stages usually cost beside it.
 """
 
 from __future__ import annotations
