@@ -56,16 +56,24 @@ def fit(
         print(f"fit: {family}", flush=True)
     patches = torch.cat(rows).double()
     mean = patches.mean(dim=0)
-    values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
-    values, vectors = values.flip(0)[:LATENT_CHANNELS], vectors.flip(1)[:, :LATENT_CHANNELS]
+    values, vectors = _principal(patches - mean)
     deviation = values.sqrt()
-    kept = float(values.sum() / torch.cov((patches - mean).T).diagonal().sum())
+    kept = float(values.sum() / patches.var(dim=0).sum())
     print(f"fit: {LATENT_CHANNELS} of {len(mean)} components keep {kept:.2%} of the variance")
     autoencoder = AutoencoderDiorama(latent_channels=LATENT_CHANNELS)
     autoencoder.mean.copy_(mean)
     autoencoder.basis.copy_(vectors.T)
     autoencoder.scale.copy_((deviation[0] * deviation).sqrt())
     return autoencoder
+
+
+def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (48,), largest first, and directions (values, 48) of rows around their mean."""
+    if len(centred) < centred.shape[1]:
+        _, singular, rows = torch.linalg.svd(centred, full_matrices=False)
+        return singular[:LATENT_CHANNELS].square() / (len(centred) - 1), rows[:LATENT_CHANNELS].T
+    values, vectors = torch.linalg.eigh(torch.cov(centred.T))
+    return values.flip(0)[:LATENT_CHANNELS], vectors.flip(1)[:, :LATENT_CHANNELS]
 
 
 def train(
@@ -86,7 +94,7 @@ def train(
     of each step of this run.
     """
     checkpoint = cache / "decoder.pt"
-    autoencoder = AutoencoderDiorama.from_pretrained(model)
+    autoencoder = AutoencoderDiorama.from_pretrained(model, low_cpu_mem_usage=False)
     parameters = list(autoencoder.residual.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
     step, spent = 0, 0.0
@@ -166,7 +174,7 @@ def _random_crops(clips: np.ndarray, rng: np.random.Generator, batch: int, crop:
     crops = []
     for index in rng.integers(len(clips), size=batch):
         y, x = rng.integers((clips.shape[2] - crop) // 16 + 1, size=2) * 16
-        crops.append(to_tensor(clips[index][:, y : y + crop, x : x + crop]))
+        crops.append(to_tensor(np.array(clips[index, :, y : y + crop, x : x + crop])))
     return torch.cat(crops)
 
 

@@ -64,7 +64,7 @@ def render_clip(index: int, autoencoder: AutoencoderDiorama, folder: Path = CLIP
 
 def _work(first: int, step: int, count: int) -> None:
     torch.set_num_threads(1)
-    autoencoder = AutoencoderDiorama.from_pretrained(MODEL)
+    autoencoder = AutoencoderDiorama.from_pretrained(MODEL, low_cpu_mem_usage=False)
     for index in range(first, count, step):
         render_clip(index, autoencoder)
         if index % 100 == 0:

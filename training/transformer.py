@@ -29,11 +29,15 @@ MODEL = Path("models/diorama")
 CHECKPOINT = Path("training/cache/transformer.pt")
 CHANNELS = 48
 LATENT_FRAMES_A_BATCH = 64
-WINDOWS = ((4, 0.35), (8, 0.30), (16, 0.35))
+WINDOWS = ((4, 0.60), (8, 0.25), (16, 0.15))
 """(latent frames, share of batches)."""
 CAPTION_DROPOUT = 0.1
 FIRST_FRAME_SHARE = 0.25
 EMA = 0.9995
+SIGMA_FLOOR = 0.3
+SIGMA_CENTRE, SIGMA_SPREAD = 1.0, 1.2
+"""Of the logit of sigma. A clip shows its layout through much noise, so layout is decided at sigma above 0.8."""
+HIGH_SIGMA, HIGH_SIGMA_SHARE = 0.85, 0.35
 
 
 def build() -> SanaVideoTransformer3DModel:
@@ -98,15 +102,16 @@ def draw_batch(clips: Clips, rng: np.random.Generator, frames: int) -> tuple[Ten
 def flow_loss(
     model: torch.nn.Module, latents: Tensor, embeds: Tensor, mask: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Flow matching (Lipman et al. 2022), sigma from a logit-normal density.
+    """Flow matching (Lipman et al. 2022), sigma from `draw_sigma`.
 
     The network predicts the clean latents, not the velocity ("Back to Basics: Let Denoising Generative Models Denoise",
     Li and He 2025): a token holds 192 values and the network is 256 wide, so noise that it had to repeat would fill it.
-    The loss is the velocity's, v = (x_t - x_0) / sigma, with sigma at least 0.1.
+    The loss is the velocity's, v = (x_t - x_0) / sigma, with sigma at least SIGMA_FLOOR, or rare nearly clean samples
+    would drown the rest of a small batch.
     """
     batch, _, frames, height, width = latents.shape
     noise = torch.randn(latents.shape, generator=generator)
-    sigma = torch.sigmoid(torch.randn(batch, generator=generator) + 0.4)
+    sigma = draw_sigma(batch, generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None, None])
     condition = torch.zeros(batch, 1 + CHANNELS, frames, height, width)
     given = torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE
@@ -121,7 +126,14 @@ def flow_loss(
         return_dict=False,
     )[0]
     error = (clean.float() - latents).square().mean(dim=(1, 2, 3, 4))
-    return (error / sigma.clamp(min=0.1).square()).mean()
+    return (error / sigma.clamp(min=SIGMA_FLOOR).square()).mean()
+
+
+def draw_sigma(batch: int, generator: torch.Generator) -> Tensor:
+    """(batch,) in (0, 1): logit-normal, and a share near pure noise, where a prompt becomes a layout."""
+    usual = torch.sigmoid(torch.randn(batch, generator=generator) * SIGMA_SPREAD + SIGMA_CENTRE)
+    high = 1 - (1 - HIGH_SIGMA) * torch.rand(batch, generator=generator)
+    return torch.where(torch.rand(batch, generator=generator) < HIGH_SIGMA_SHARE, high, usual)
 
 
 def learning_rate(peak: float, step: int, spent: float) -> float:
@@ -145,7 +157,8 @@ def train(minutes: float, peak: float, limit: float) -> None:
     clips = load_clips()
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
     print(f"transformer: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
-    begun = last = saved = time.monotonic()
+    begun, first = time.monotonic(), step
+    last = saved = begun
     losses: list[float] = []
     while seconds < minutes * 60 and time.monotonic() - begun < limit * 60:
         for group in optimizer.param_groups:
@@ -157,7 +170,7 @@ def train(minutes: float, peak: float, limit: float) -> None:
                 loss = flow_loss(model, latents, embeds, mask, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
         optimizer.step()
         decay = min(EMA, (step + 1) / (step + 10))
         with torch.no_grad():
@@ -166,9 +179,10 @@ def train(minutes: float, peak: float, limit: float) -> None:
         now = time.monotonic()
         seconds, last = seconds + now - last, now
         if step % 50 == 0:
-            pace = (now - begun) / max(1, len(losses)) if len(losses) < 200 else 0.0
+            pace = (now - begun) / (step - first)
             rate = optimizer.param_groups[0]["lr"]
-            print(f"step {step} {seconds / 60:.1f} min loss {np.mean(losses):.4f} lr {rate:.1e} {pace:.2f}", flush=True)
+            progress = f"step {step} {seconds / 60:.1f} min loss {np.mean(losses):.4f} lr {rate:.1e}"
+            print(f"{progress} gradient {norm:.2f} {pace:.2f} s a step", flush=True)
         if now - saved > 150:
             saved = now
             _save(model, average, optimizer, step, seconds)

@@ -135,7 +135,7 @@ def fractal(rng: np.random.Generator, size: int, slope: float = 1.8, lowest: int
 
 
 def sample(texture: Field, x: Field, y: Field) -> Field:
-    """Reads a tileable texture at fractional tile coordinates (1.0 is one tile), bilinear. Shape of x and y broadcast."""
+    """Reads a tileable texture at fractional tile coordinates (1.0 is one tile), bilinear; x and y broadcast."""
     x, y = np.broadcast_arrays(x, y)
     height, width = texture.shape
     return ndimage.map_coordinates(texture, [y * height, x * width], order=1, mode="grid-wrap", prefilter=False)
@@ -149,7 +149,9 @@ def smoothstep(low: float, high: float, value: Field) -> Field:
 def ramp(value: Field, *stops: tuple[float, tuple[float, float, float]]) -> Field:
     """Colours a field: (position, (r, g, b)) stops, linear between them. Adds a last axis of 3."""
     positions = [position for position, _ in stops]
-    return np.stack([np.interp(value, positions, [c[i] for _, c in stops]) for i in range(3)], axis=-1).astype(np.float32)
+    return np.stack([np.interp(value, positions, [c[i] for _, c in stops]) for i in range(3)], axis=-1).astype(
+        np.float32
+    )
 
 
 SKIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -159,7 +161,11 @@ SKIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] 
 }
 """Zenith and horizon colour by time of day."""
 
-LIGHT: dict[str, tuple[float, float, float]] = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.62, 0.42), "night": (0.14, 0.17, 0.28)}
+LIGHT: dict[str, tuple[float, float, float]] = {
+    "day": (1.0, 1.0, 1.0),
+    "sunset": (1.0, 0.62, 0.42),
+    "night": (0.14, 0.17, 0.28),
+}
 """What a white, matt surface looks like by time of day: multiply materials by it."""
 
 
@@ -194,7 +200,9 @@ def noise_band(rng: np.random.Generator, num_samples: int, low_hz: float, high_h
 def decay(num_samples: int, attack_seconds: float, decay_seconds: float) -> Field:
     """Envelope of a struck sound: linear attack, exponential decay (1/e after ``decay_seconds``), peak 1."""
     t = np.arange(num_samples, dtype=np.float32) / SAMPLE_RATE
-    return (np.minimum(t / max(attack_seconds, 1e-4), 1.0) * np.exp(-np.maximum(t - attack_seconds, 0) / decay_seconds)).astype(np.float32)
+    return (
+        np.minimum(t / max(attack_seconds, 1e-4), 1.0) * np.exp(-np.maximum(t - attack_seconds, 0) / decay_seconds)
+    ).astype(np.float32)
 
 
 def add_at(track: Field, start: int, wave: Field) -> None:
