@@ -27,17 +27,22 @@ CLIPS = (1, 2, 20)
 """Indices of the clips rendered; the last one is held out."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
+    """Small work on a busy machine: a second thread would mostly wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def seeded(one_thread: None) -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
-def fitted() -> AutoencoderDiorama:
+def fitted(one_thread: None) -> AutoencoderDiorama:
     return autoencoder.fit(3, 40, families=("fire", "sea", "clouds"), size=SIZE)
 
 
@@ -68,10 +73,10 @@ def test_the_fitted_map_keeps_what_it_is_shown(fitted: AutoencoderDiorama) -> No
 def test_the_decoder_learns_and_goes_on(fitted: AutoencoderDiorama, tmp_path: Path) -> None:
     model = tmp_path / "vae"
     fitted.save_pretrained(model)
-    given: dict[str, Any] = {"num_clips": 3, "crop": 32, "batch": 2, "size": SIZE, "model": model, "cache": tmp_path}
-    losses = autoencoder.train(60.0, most_steps=24, learning_rate=1e-2, **given)
+    given: dict[str, Any] = {"num_clips": 1, "crop": SIZE, "batch": 1, "size": SIZE, "model": model, "cache": tmp_path}
+    losses = autoencoder.train(60.0, most_steps=24, **given)
     assert len(losses) == 24
-    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+    assert losses[-1] < 0.97 * losses[0], "the first is the linear map's alone"
     trained = AutoencoderDiorama.from_pretrained(model, low_cpu_mem_usage=False)
     assert trained.residual.detail_out.weight.abs().max() > 0
     torch.testing.assert_close(trained.basis.float(), fitted.basis, atol=1e-3, rtol=0)

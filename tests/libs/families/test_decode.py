@@ -56,11 +56,11 @@ def test_chunks_are_the_clamped_video_in_order(
 @pytest.mark.parametrize("latent_frames", [1, 2, 3, 7])
 def test_chunks_equal_the_whole(vae: AutoencoderDiorama, latent_frames: int) -> None:
     for held in (1, 2, 7):
-        latents = torch.randn(2, 8, held, 2, 3)
+        latents = torch.randn(1, 8, held, 1, 2)
         whole = vae.decode(latents)
         chunks = list(vae.decode_chunks(latents, latent_frames))
         torch.testing.assert_close(torch.cat(chunks, dim=2), whole, atol=1e-5, rtol=1e-5)
-        assert whole.shape == (2, 3, 4 * held - 3, 32, 48)
+        assert whole.shape == (1, 3, 4 * held - 3, 16, 32)
         assert max(chunk.shape[2] for chunk in chunks) <= 4 * latent_frames + 3
 
 
