@@ -38,6 +38,17 @@ SIGMA_FLOOR = 0.3
 SIGMA_CENTRE, SIGMA_SPREAD = 1.0, 1.2
 """Of the logit of sigma. A clip shows its layout through much noise, so layout is decided at sigma above 0.8."""
 HIGH_SIGMA, HIGH_SIGMA_SHARE = 0.85, 0.35
+SHIFT = 1.0
+"""Of the timesteps in use, towards noise (Esser et al. 2024)."""
+MODEL_INDEX = {
+    "_class_name": "DioramaPipeline",
+    "_diffusers_version": "0.42.1",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "sound": ["libs.families.diorama.sound", "DioramaSound"],
+    "transformer": ["diffusers", "SanaVideoTransformer3DModel"],
+    "vae": ["libs.families.diorama.autoencoder", "AutoencoderDiorama"],
+}
+"""diffusers' table of a model folder's parts."""
 
 
 def build() -> SanaVideoTransformer3DModel:
@@ -141,7 +152,7 @@ def learning_rate(peak: float, step: int, spent: float) -> float:
     return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.01, (1 - spent) / 0.6))
 
 
-def train(minutes: float, peak: float, limit: float) -> None:
+def train(minutes: float, peak: float, limit: float, warm: bool = False) -> None:
     """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run."""
     model, average = build(), build()
     use_linear_attention(model)
@@ -153,7 +164,7 @@ def train(minutes: float, peak: float, limit: float) -> None:
         lr=peak,
         betas=(0.9, 0.98),
     )
-    step, seconds = _resume(model, average, optimizer)
+    step, seconds = _resume(model, average, optimizer, warm)
     clips = load_clips()
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
     print(f"transformer: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
@@ -193,7 +204,8 @@ def export() -> None:
     """Writes the average of the newest checkpoint into the model folder."""
     average = load_average()
     average.to(torch.bfloat16).save_pretrained(MODEL / "transformer")
-    FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0).save_pretrained(MODEL / "scheduler")
+    FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT).save_pretrained(MODEL / "scheduler")
+    (MODEL / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
 
 
 def load_average() -> SanaVideoTransformer3DModel:
@@ -202,8 +214,14 @@ def load_average() -> SanaVideoTransformer3DModel:
     return model.eval()
 
 
-def _resume(model: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _resume(
+    model: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer, warm: bool
+) -> tuple[int, float]:
     if not CHECKPOINT.exists():
+        if warm:
+            stored = SanaVideoTransformer3DModel.from_pretrained(MODEL / "transformer").state_dict()
+            model.load_state_dict(stored)
+            average.load_state_dict(stored)
         return 0, 0.0
     state = torch.load(CHECKPOINT, weights_only=True)
     model.load_state_dict(state["model"])
@@ -228,11 +246,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--limit", type=float, default=1e9, help="minutes of this run")
     parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument(
+        "--warm", action="store_true", help="without a checkpoint, begin with the model folder's weights"
+    )
     arguments = parser.parse_args()
     if arguments.part == "export":
         export()
     else:
-        train(arguments.minutes, arguments.rate, arguments.limit)
+        train(arguments.minutes, arguments.rate, arguments.limit, arguments.warm)
 
 
 if __name__ == "__main__":

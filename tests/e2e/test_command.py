@@ -34,12 +34,11 @@ def make_video(state: Path, out: Path, environment: dict[str, str]) -> subproces
     )
 
 
-def on_s3(server: S3Server, models_dir: Path) -> dict[str, str]:
+def on_s3(server: S3Server) -> dict[str, str]:
     settings = {
         "ARTIFACTS_URL": server.url(BUCKET),
         "S3_ACCESS_KEY": server.access_key,
         "S3_SECRET_KEY": server.secret_key,
-        "MODELS_DIR": str(models_dir),
     }
     return {f"SOUNDSTAGE_{name.upper()}_{field}": value for name in SERVICES for field, value in settings.items()}
 
@@ -59,12 +58,10 @@ def test_with_a_running_stack_it_makes_the_same_file(studio: Studio, made: Made,
     assert studio.client.models(), "the stack that was up stays up"
 
 
-def test_the_whole_pipeline_on_a_real_s3_server(
-    s3_server: S3Server, models_dir: Path, film: Film, tmp_path: Path
-) -> None:
+def test_the_whole_pipeline_on_a_real_s3_server(s3_server: S3Server, film: Film, tmp_path: Path) -> None:
     """Its own stack, started and stopped by the command, and a new bucket; the file comes through a presigned URL."""
     client = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
-    result = make_video(tmp_path / "state", tmp_path / "fire.mp4", on_s3(s3_server, models_dir))
+    result = make_video(tmp_path / "state", tmp_path / "fire.mp4", on_s3(s3_server))
     assert result.returncode == 0, result.stderr + errors_of(tmp_path / "state")
     made = read_film(tmp_path / "fire.mp4")
     assert (made.frames == film.frames).all(), "the store does not change the picture"

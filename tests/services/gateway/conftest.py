@@ -39,14 +39,14 @@ class Scene:
 
     async def create(self, **spec: Any) -> pb.Video:
         request = pb.CreateVideoRequest(spec=pb.VideoSpec(**{"prompt": PROMPT, **spec}))
-        return (await self.stub.CreateVideo(request, timeout=20)).video
+        return (await self.stub.CreateVideo(request, timeout=60)).video
 
     async def get(self, name: str) -> pb.Video:
-        return (await self.stub.GetVideo(pb.GetVideoRequest(name=name), timeout=10)).video
+        return (await self.stub.GetVideo(pb.GetVideoRequest(name=name), timeout=30)).video
 
     async def watch(self, name: str, after_sequence: int = 0) -> list[pb.WatchVideoResponse]:
         request = pb.WatchVideoRequest(name=name, after_sequence=after_sequence)
-        return [event async for event in self.stub.WatchVideo(request, timeout=30)]
+        return [event async for event in self.stub.WatchVideo(request, timeout=120)]
 
     async def until(self, name: str, state: int, seconds: float = 20.0) -> pb.Video:
         async with asyncio.timeout(seconds):
