@@ -79,6 +79,7 @@ class VideoRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     status: Mapped[dict[str, Any]] = mapped_column(JSON)
     sequence: Mapped[int] = mapped_column(BigInteger)
+    cost_millicredits: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class EventRow(Base):
@@ -123,3 +124,49 @@ class AttemptRow(Base):
     gpu_seconds: Mapped[float] = mapped_column(Float)
     duration_seconds: Mapped[float] = mapped_column(Float)
     outputs: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class TenantRow(Base):
+    """Whoever has a key, or was ever seen. What is null takes the default of the settings."""
+
+    __tablename__ = "tenants"
+
+    tenant: Mapped[str] = mapped_column(String(63), primary_key=True)
+    weight: Mapped[float] = mapped_column(Float, server_default="1")
+    max_queued_videos: Mapped[int | None] = mapped_column(Integer)
+    max_running_videos: Mapped[int | None] = mapped_column(Integer)
+    requests_per_second: Mapped[float | None] = mapped_column(Float)
+    daily_credits: Mapped[float | None] = mapped_column(Float)
+    create_time: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class ApiKeyRow(Base):
+    """`secret_hash` is the SHA-256 of a secret of 256 random bits: nothing slower is needed for those."""
+
+    __tablename__ = "api_keys"
+
+    key_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.tenant"))
+    label: Mapped[str] = mapped_column(String(100))
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    create_time: Mapped[datetime] = mapped_column(UtcTime)
+    expire_time: Mapped[datetime | None] = mapped_column(UtcTime)
+    revoke_time: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class LedgerRow(Base):
+    """Append-only, which triggers enforce. `number` counts a tenant's entries, the balance is the one after the entry.
+
+    `reference` names what the entry is for. One entry a kind and reference: nothing is reserved or refunded twice.
+    """
+
+    __tablename__ = "ledger"
+    __table_args__ = (Index("uq_ledger_tenant_kind_reference", "tenant", "kind", "reference", unique=True),)
+
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.tenant"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    time: Mapped[datetime] = mapped_column(UtcTime)
+    kind: Mapped[str] = mapped_column(String(16))
+    reference: Mapped[str] = mapped_column(String(64))
+    amount_millicredits: Mapped[int] = mapped_column(BigInteger)
+    balance_millicredits: Mapped[int] = mapped_column(BigInteger)
