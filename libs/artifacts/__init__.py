@@ -7,7 +7,7 @@ from libs.artifacts.convert import prefix_from_proto, ref_from_proto, ref_to_pro
 from libs.artifacts.folder import FolderStore
 from libs.artifacts.memory import MemoryStore
 from libs.artifacts.opening import open_store
-from libs.artifacts.ref import AttemptPrefix, Ref, checked_key
+from libs.artifacts.ref import AttemptPrefix, Ref, Stored, checked_key
 from libs.artifacts.s3 import S3Address, S3Store
 from libs.artifacts.store import Store
 from libs.artifacts.tensors import TENSORS_MEDIA_TYPE, get_tensors, put_tensors
@@ -21,6 +21,7 @@ __all__ = [
     "S3Address",
     "S3Store",
     "Store",
+    "Stored",
     "checked_key",
     "get_tensors",
     "open_store",

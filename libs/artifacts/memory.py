@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from datetime import timedelta
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from libs.artifacts.integrity import missing, ref_of, verify, write_atomically
-from libs.artifacts.ref import Ref, checked_key
+from libs.artifacts.ref import Ref, Stored, checked_key
 
 __all__ = ["MemoryStore"]
 
@@ -18,11 +19,13 @@ class MemoryStore:
         self._root = f"memory://{name}/"
         self._lock = threading.Lock()
         self._objects: dict[str, bytes] = {}
+        self._times: dict[str, datetime] = {}
 
     def put(self, key: str, data: bytes, media_type: str) -> Ref:
         uri = self._root + checked_key(key)
         with self._lock:
             self._objects[uri] = bytes(data)
+            self._times[uri] = datetime.now(UTC)
         return ref_of(uri, media_type, data)
 
     def put_file(self, key: str, path: Path, media_type: str) -> Ref:
@@ -44,9 +47,26 @@ class MemoryStore:
         return ref.uri
 
     def delete_prefix(self, prefix: str) -> int:
-        below = self._root + checked_key(prefix.rstrip("/")) + "/"
+        checked_key(prefix.rstrip("/"))
+        return self.delete([stored.key for stored in self.walk(prefix)])
+
+    def walk(self, prefix: str = "") -> Iterator[Stored]:
+        below = self._root + (checked_key(prefix.rstrip("/")) + "/" if prefix else "")
         with self._lock:
-            doomed = [uri for uri in self._objects if uri.startswith(below)]
-            for uri in doomed:
-                del self._objects[uri]
-        return len(doomed)
+            found = sorted((uri, len(data), self._times[uri]) for uri, data in self._objects.items())
+        for uri, size_bytes, modified in found:
+            if uri.startswith(below):
+                yield Stored(uri.removeprefix(self._root), size_bytes, modified)
+
+    def delete(self, keys: Iterable[str]) -> int:
+        uris = [self._root + checked_key(key) for key in keys]
+        with self._lock:
+            for uri in uris:
+                self._objects.pop(uri, None)
+                self._times.pop(uri, None)
+        return len(uris)
+
+    def key_of(self, ref: Ref) -> str:
+        if not ref.uri.startswith(self._root):
+            raise missing(ref)
+        return ref.uri.removeprefix(self._root)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
-__all__ = ["AttemptPrefix", "Ref", "checked_key"]
+__all__ = ["AttemptPrefix", "Ref", "Stored", "checked_key"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
@@ -18,6 +19,15 @@ class Ref:
     media_type: str
     size_bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An artifact as a walk through the store finds it. ``modified``: when it was last written, UTC."""
+
+    key: str
+    size_bytes: int
+    modified: datetime
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
 from libs.artifacts.integrity import missing, ref_of, verify, write_atomically
-from libs.artifacts.ref import Ref, checked_key
+from libs.artifacts.ref import Ref, Stored, checked_key
 from libs.errors import FailedPrecondition, SoundstageError, Unavailable
 
 __all__ = ["Patience", "S3Address", "S3Store"]
@@ -97,33 +97,44 @@ class S3Store:
 
     def url(self, ref: Ref, expires: timedelta) -> str:
         """A presigned GET, made without any network call. ``expires`` is 1 s to 7 days (a limit of S3)."""
-        return str(self._signer.presigned_get_object(self._bucket, self._key_of(ref), expires=expires))
+        return str(self._signer.presigned_get_object(self._bucket, self.key_of(ref), expires=expires))
 
     def delete_prefix(self, prefix: str) -> int:
-        below = checked_key(prefix.rstrip("/")) + "/"
+        checked_key(prefix.rstrip("/"))
+        return self.delete(stored.key for stored in list(self.walk(prefix)))
+
+    def walk(self, prefix: str = "") -> Iterator[Stored]:
+        below = checked_key(prefix.rstrip("/")) + "/" if prefix else None
         with self._named_errors():
             self._ensure_bucket()
-            keys = [item.object_name for item in self._client.list_objects(self._bucket, below, recursive=True)]
-            failures = list(self._client.remove_objects(self._bucket, map(DeleteObject, keys)))
+            for item in self._client.list_objects(self._bucket, below, recursive=True):
+                if not item.is_dir:
+                    yield Stored(item.object_name, item.size, item.last_modified)
+
+    def delete(self, keys: Iterable[str]) -> int:
+        doomed = [DeleteObject(checked_key(key)) for key in keys]
+        with self._named_errors():
+            self._ensure_bucket()
+            failures = list(self._client.remove_objects(self._bucket, doomed))
         if failures:
-            raise _unavailable(f"{len(failures)} of {len(keys)} objects could not be deleted: {failures[0].message}")
-        return len(keys)
+            raise _unavailable(f"{len(failures)} of {len(doomed)} objects could not be deleted: {failures[0].message}")
+        return len(doomed)
 
-    def _chunks(self, ref: Ref) -> Iterator[bytes]:
-        """The object's bytes. One byte more than ``ref`` says is enough to know that it was altered."""
-        response = self._client.get_object(self._bucket, self._key_of(ref))
-        with closing(response):
-            left = ref.size_bytes + 1
-            while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
-                left -= len(chunk)
-                yield chunk
-
-    def _key_of(self, ref: Ref) -> str:
+    def key_of(self, ref: Ref) -> str:
         key = ref.uri.removeprefix(self._root)
         try:
             return checked_key(key)
         except ValueError as error:
             raise missing(ref) from error
+
+    def _chunks(self, ref: Ref) -> Iterator[bytes]:
+        """The object's bytes. One byte more than ``ref`` says is enough to know that it was altered."""
+        response = self._client.get_object(self._bucket, self.key_of(ref))
+        with closing(response):
+            left = ref.size_bytes + 1
+            while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
+                left -= len(chunk)
+                yield chunk
 
     def _ensure_bucket(self) -> None:
         with self._bucket_lock:

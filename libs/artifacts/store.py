@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from libs.artifacts.ref import Ref
+from libs.artifacts.ref import Ref, Stored
 
 __all__ = ["Store"]
 
@@ -43,4 +44,19 @@ class Store(Protocol):
 
         ``acme/v1`` deletes ``acme/v1/a`` but not ``acme/v10/a``.
         """
+        ...
+
+    def walk(self, prefix: str = "") -> Iterator[Stored]:
+        """Every artifact below the folder ``prefix``, or all there are, those of one folder one after the other.
+
+        What is written or deleted meanwhile may or may not be among them.
+        """
+        ...
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete these artifacts and return how many were asked for; one that is gone already is no error."""
+        ...
+
+    def key_of(self, ref: Ref) -> str:
+        """The key that ``ref`` was written under; FailedPrecondition ARTIFACT_MISSING when it is not of this store."""
         ...

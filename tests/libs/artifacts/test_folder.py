@@ -62,3 +62,20 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable) as caught:
         store.put("a/b", b"x", "text/plain")
     assert caught.value.reason == "STORE_UNAVAILABLE"
+
+
+def test_what_cannot_be_deleted_is_told(tmp_path: Path) -> None:
+    """A file where a folder should be: also root, who may delete everything, is refused this."""
+    store = FolderStore(tmp_path / "store")
+    (tmp_path / "store" / "acme").mkdir()
+    (tmp_path / "store" / "acme" / "v1").write_text("no folder")
+    with pytest.raises(Unavailable) as caught:
+        store.delete_prefix("acme/v1")
+    assert caught.value.reason == "STORE_UNAVAILABLE"
+
+
+def test_deleting_leaves_no_empty_folders_but_the_owner_s(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.put("acme/v1/a/b", b"x", "text/plain")
+    store.delete(["acme/v1/a/b"])
+    assert [path.name for path in (tmp_path / "store").rglob("*")] == ["acme"]

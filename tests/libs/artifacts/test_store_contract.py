@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -116,6 +116,45 @@ def test_delete_prefix_never_deletes_everything(store: Store) -> None:
 
 def test_delete_prefix_in_an_empty_store(store: Store) -> None:
     assert store.delete_prefix("acme") == 0
+
+
+def test_walk_finds_what_is_below_a_folder(store: Store) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=5)
+    for key in ("acme/v1/b/c", "acme/v1/a", "acme/v10/a", "other/v1/a"):
+        store.put(key, DATA, "text/plain")
+    assert {stored.key for stored in store.walk()} == {"acme/v1/a", "acme/v1/b/c", "acme/v10/a", "other/v1/a"}
+    found = list(store.walk("acme/v1"))
+    assert sorted(stored.key for stored in found) == ["acme/v1/a", "acme/v1/b/c"]
+    assert list(store.walk("acme/v1/")) == found
+    assert [stored.size_bytes for stored in found] == [len(DATA)] * 2
+    assert all(before < stored.modified < datetime.now(UTC) + timedelta(seconds=5) for stored in found)
+    assert list(store.walk("acme/v3")) == []
+    folders = [stored.key.rpartition("/")[0][:8] for stored in store.walk() if stored.key.startswith("acme")]
+    assert folders in (["acme/v1", "acme/v1/", "acme/v10"], ["acme/v10", "acme/v1", "acme/v1/"])
+
+
+def test_walk_in_an_empty_store(store: Store) -> None:
+    assert list(store.walk()) == []
+    with pytest.raises(ValueError, match="artifact key"):
+        list(store.walk("../acme"))
+
+
+def test_delete_deletes_exactly_what_is_named(store: Store) -> None:
+    doomed, kept = (store.put(f"acme/v1/a/{name}", DATA, "text/plain") for name in ("x", "y"))
+    assert store.delete([store.key_of(doomed), "acme/v1/a/never-there"]) == 2
+    with pytest.raises(FailedPrecondition):
+        store.get(doomed)
+    assert store.get(kept) == DATA
+    assert store.delete([]) == 0
+    with pytest.raises(ValueError, match="artifact key"):
+        store.delete(["acme/../v1"])
+
+
+def test_the_key_of_a_reference(store: Store) -> None:
+    ref = store.put(KEY, DATA, "text/plain")
+    assert store.key_of(ref) == KEY
+    with pytest.raises(FailedPrecondition):
+        store.key_of(replace(ref, uri="https://example.org/a"))
 
 
 def test_url_names_the_artifact(store: Store) -> None:
