@@ -227,6 +227,9 @@ class AsyncSoundstageClient:
             state = pb.State.Name(fresh.state).removeprefix("STATE_")
             raise DownloadError(f"{fresh.name} is {state}: only a video that SUCCEEDED can be downloaded")
         result = fresh.result
+        if result.deleted:
+            when = result.delete_time.ToDatetime().isoformat(" ", "minutes")
+            raise DownloadError(f"the files of {fresh.name} were deleted, being kept until {when} UTC: make it again")
         await asyncio.to_thread(fetch, result.video_url, Path(path), sha256=result.sha256, size_bytes=result.size_bytes)
         if poster is not None:
             await asyncio.to_thread(fetch, result.poster_url, Path(poster))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToJson
+from google.protobuf.timestamp_pb2 import Timestamp
 from soundstage.video.v1 import video_pb2 as pb
 
 from client.aio import TERMINAL_STATES
@@ -57,9 +58,14 @@ def failure_of(video: pb.Video) -> str:
 
 def video_text(video: pb.Video) -> str:
     lines = [video_line(video)]
-    if video.HasField("result"):
+    if video.HasField("result") and video.result.deleted:
+        lines.append(f"deleted; it was kept until {_minute(video.result.delete_time)}")
+        lines.append(f"sha256  {video.result.sha256}, {video.result.size_bytes} bytes")
+    elif video.HasField("result"):
         lines.append(f"video   {video.result.video_url}")
         lines.append(f"poster  {video.result.poster_url}")
+        if video.result.HasField("delete_time"):
+            lines.append(f"kept    until {_minute(video.result.delete_time)}")
         lines.append(f"sha256  {video.result.sha256}, {video.result.size_bytes} bytes")
     if video.state in (pb.STATE_FAILED, pb.STATE_CANCELLED):
         lines.append(failure_of(video))
@@ -84,6 +90,10 @@ def model_text(model: pb.Model) -> str:
         f"{defaults.num_inference_steps} steps (fast {defaults.fast_num_inference_steps}, "
         f"at most {limits.max_num_inference_steps}), first frame: {'yes' if model.image_to_video else 'no'}"
     )
+
+
+def _minute(time: Timestamp) -> str:
+    return f"{time.ToDatetime().isoformat(' ', 'minutes')} UTC"
 
 
 def _seconds(duration: Duration) -> str:

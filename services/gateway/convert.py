@@ -88,7 +88,7 @@ def video_to_proto(view: View) -> pb.Video:
             getattr(message, name).FromDatetime(time)
     if status.error is not None:
         message.error.CopyFrom(error_to_proto(status.error))
-    if view.urls is not None:
+    if status.result is not None:
         message.result.CopyFrom(result_to_proto(view))
     return message
 
@@ -140,19 +140,22 @@ def error_to_proto(error: VideoError) -> pb.VideoError:
 
 
 def result_to_proto(view: View) -> pb.VideoResult:
-    """For a view with URLs; such a video has a result."""
+    """Without URLs where the files are gone."""
     result, urls = view.video.status.result, view.urls
-    if result is None or urls is None:
+    if result is None:
         raise ValueError("the video has no result")
     message = pb.VideoResult(
-        video_url=urls.video,
-        poster_url=urls.poster,
+        video_url=urls.video if urls else "",
+        poster_url=urls.poster if urls else "",
+        deleted=urls is None,
         size_bytes=result.video.size_bytes,
         sha256=result.video.sha256,
         duration=_duration(result.duration_seconds),
     )
-    if urls.expire_time is not None:
+    if urls and urls.expire_time is not None:
         message.expire_time.FromDatetime(urls.expire_time)
+    if view.delete_time is not None:
+        message.delete_time.FromDatetime(view.delete_time)
     return message
 
 

@@ -16,6 +16,8 @@ STAGE_ATTEMPTS = Counter(
     "soundstage_gateway_stage_attempts_total", "Attempts of stages, by how they ended.", ["stage", "outcome"]
 )
 WATCHERS = Gauge("soundstage_gateway_watchers_videos", "WatchVideo streams that are open.")
+COLLECTED_FILES = Counter("soundstage_gateway_collected_files_total", "Files deleted after their time.", ["why"])
+COLLECTED_BYTES = Counter("soundstage_gateway_collected_bytes_total", "Bytes deleted after their time.", ["why"])
 SWEPT = Counter(
     "soundstage_gateway_swept_videos_total", "Videos that the sweeper had to set right, by what it did.", ["action"]
 )

@@ -22,6 +22,7 @@ from services.gateway.database import Database
 from services.gateway.states import ACTIVE, TERMINAL, advance
 from services.gateway.tables import EventRow, VideoRow
 from services.gateway.video import (
+    Collected,
     Priority,
     Stage,
     State,
@@ -271,6 +272,7 @@ def _video(row: VideoRow) -> Video:
         expected_seconds={Stage(stage): seconds for stage, seconds in row.expected_seconds.items()},
         status=status_from_json(row.status),
         sequence=row.sequence,
+        collected=Collected(row.collected),
     )
 
 

@@ -65,8 +65,26 @@ class GatewaySettings(ServiceSettings):
     watch_silence_seconds: float = Field(default=8.0, gt=0, le=10)
     """WatchVideo repeats the last event after this long without a new one."""
 
-    url_seconds: float = Field(default=3600.0, ge=60, le=604_800)
-    """How long presigned URLs of results work."""
+    url_seconds: float = Field(default=900.0, ge=60, le=3600)
+    """How long presigned URLs of results work; `GetVideo` gives fresh ones."""
+
+    keep_intermediates_seconds: float = Field(default=6 * 3600.0, ge=0)
+    """How long the files between the stages stay after a video SUCCEEDED."""
+
+    keep_results_seconds: float = Field(default=30 * 86_400.0, ge=60)
+    """How long a result stays after its video SUCCEEDED."""
+
+    keep_unfinished_seconds: float = Field(default=86_400.0, ge=0)
+    """How long the files of a video that FAILED or was CANCELLED stay."""
+
+    keep_orphans_seconds: float = Field(default=86_400.0, ge=3600)
+    """How long files stay that belong to no video, since they were last written."""
+
+    collect_every_seconds: float = Field(default=600.0, ge=0)
+    """How often a worker deletes files whose time is over; 0 for never."""
+
+    collect_orphans_every_seconds: float = Field(default=86_400.0, ge=60)
+    """How often it looks through the whole store for files that belong to no video."""
 
     sweep_every_seconds: float = Field(default=5.0, gt=0)
     """How often a worker looks for videos that a lost process left behind."""

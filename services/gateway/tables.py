@@ -54,6 +54,7 @@ class VideoRow(Base):
     __table_args__ = (
         Index("ix_videos_tenant_create_time_video_id", "tenant", "create_time", "video_id"),
         Index("ix_videos_state_update_time", "state", "update_time"),
+        Index("ix_videos_collected_state_update_time", "collected", "state", "update_time"),
         Index(
             "uq_videos_tenant_request_id",
             "tenant",
@@ -79,6 +80,7 @@ class VideoRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     status: Mapped[dict[str, Any]] = mapped_column(JSON)
     sequence: Mapped[int] = mapped_column(BigInteger)
+    collected: Mapped[str] = mapped_column(String(16), server_default="NOTHING")
     cost_millicredits: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 

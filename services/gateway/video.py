@@ -51,6 +51,14 @@ class AudioIntent(StrEnum):
     SILENT = "SILENT"
 
 
+class Collected(StrEnum):
+    """Which files of a video were deleted because their time was over."""
+
+    NOTHING = "NOTHING"
+    INTERMEDIATES = "INTERMEDIATES"
+    EVERYTHING = "EVERYTHING"
+
+
 @dataclass(frozen=True)
 class VideoKey:
     """Names one video. Every look-up goes by both parts, so that nobody reaches another tenant's."""
@@ -161,6 +169,7 @@ class Video:
     expected_seconds: dict[Stage, float] = field(default_factory=dict)
     status: Status = field(default_factory=Status)
     sequence: int = 1
+    collected: Collected = Collected.NOTHING
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:

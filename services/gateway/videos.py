@@ -25,8 +25,9 @@ from services.gateway.progress import eta_seconds, fraction
 from services.gateway.prompts import Analysis, analyze
 from services.gateway.records import Event, Place, Records
 from services.gateway.resolve import find_model, request_hash, resolve
+from services.gateway.retention import Retention
 from services.gateway.runner import Runner, Work
-from services.gateway.video import State, Status, Video, VideoKey, VideoRequest
+from services.gateway.video import Collected, State, Status, Video, VideoKey, VideoRequest
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Limits:
     max_active_videos: int
     concurrent_videos: int
     url_seconds: float
+    retention: Retention
     watch_silence_seconds: float
 
 
@@ -58,13 +60,17 @@ class Urls:
 
 @dataclass(frozen=True)
 class View:
-    """A video as a caller sees it at one moment. `cost_credits` is 0: nothing is charged."""
+    """A video as a caller sees it at one moment. `cost_credits` is 0: nothing is charged.
+
+    `urls` is None without a result, and when its files have been deleted; `delete_time` says when they are.
+    """
 
     video: Video
     fraction: float
     queue_position: int
     eta_seconds: float | None
     urls: Urls | None
+    delete_time: datetime | None = None
     cost_credits: float = 0.0
 
 
@@ -275,16 +281,19 @@ class Videos:
             fraction=fraction(video, video.status),
             queue_position=ahead,
             eta_seconds=eta_seconds(video, video.status, now, ahead, self._limits.concurrent_videos),
-            urls=await asyncio.to_thread(self._urls, video.status) if video.status.result else None,
+            urls=await asyncio.to_thread(self._urls, video) if video.status.result else None,
+            delete_time=self._limits.retention.delete_time(video.status),
         )
 
-    def _urls(self, status: Status) -> Urls | None:
-        if status.result is None:
+    def _urls(self, video: Video) -> Urls | None:
+        """None once the files are gone, or may be: no URL is given that outlives them."""
+        result, now = video.status.result, datetime.now(UTC)
+        left = (self._limits.retention.delete_time(video.status) or now) - now
+        expires = timedelta(seconds=int(min(self._limits.url_seconds, left.total_seconds())))
+        if result is None or video.collected is Collected.EVERYTHING or expires <= timedelta(0):
             return None
-        expires = timedelta(seconds=self._limits.url_seconds)
-        video, poster = (self._store.url(ref, expires) for ref in (status.result.video, status.result.poster))
-        expire_time = datetime.now(UTC) + expires if video.startswith("http") else None
-        return Urls(video, poster, expire_time)
+        film, poster = (self._store.url(ref, expires) for ref in (result.video, result.poster))
+        return Urls(film, poster, now + expires if film.startswith("http") else None)
 
 
 def _cancelling(status: Status) -> Status:

@@ -11,15 +11,18 @@ from soundstage.video.v1 import video_pb2_grpc as rpc
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from libs.artifacts import open_store
+from libs.artifacts import Store, open_store
 from libs.catalog import Catalog
 from libs.serving import Endpoint, open_channel
 from services.gateway.activities import BEAT_SECONDS, VideoActivities
 from services.gateway.attempts import Attempts
 from services.gateway.changes import Changes
+from services.gateway.collectable import Collectable
+from services.gateway.collector import Collector
 from services.gateway.database import Database
 from services.gateway.images import Images
 from services.gateway.records import Records
+from services.gateway.retention import Retention
 from services.gateway.runner import TemporalRunner
 from services.gateway.servicer import VideoServicer
 from services.gateway.settings import GatewaySettings
@@ -55,6 +58,7 @@ class Gateway:
         if self._settings.role != "api":
             await self._start_worker(client)
             self._start_sweeper()
+            self._start_collector()
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -63,17 +67,13 @@ class Gateway:
         settings = self._settings
         catalog = Catalog.read(settings.models_dir)
         catalog.get(settings.default_model)  # fails at start, not at the first request
-        store = open_store(
-            settings.artifacts_url,
-            access_key=settings.s3_access_key.get_secret_value(),
-            secret_key=settings.s3_secret_key.get_secret_value(),
-            public_endpoint=settings.s3_public_endpoint,
-        )
+        store = open_artifacts(settings)
         limits = Limits(
             default_model=settings.default_model,
             max_active_videos=settings.max_active_videos,
             concurrent_videos=settings.max_concurrent_stages,
             url_seconds=settings.url_seconds,
+            retention=retention_of(settings),
             watch_silence_seconds=settings.watch_silence_seconds,
         )
         videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), limits)
@@ -116,6 +116,31 @@ class Gateway:
         sweeper = Sweeper(self._records, self._runner, settings.sweep_every_seconds, settings.sweep_quiet_seconds)
         task = asyncio.create_task(sweeper.run())
         self._stack.push_async_callback(_cancelled, task)
+
+    def _start_collector(self) -> None:
+        settings = self._settings
+        if settings.collect_every_seconds > 0:
+            collector = Collector(Collectable(self._database), open_artifacts(settings), retention_of(settings))
+            collecting = collector.run(settings.collect_every_seconds, settings.collect_orphans_every_seconds)
+            self._stack.push_async_callback(_cancelled, asyncio.create_task(collecting))
+
+
+def open_artifacts(settings: GatewaySettings) -> Store:
+    return open_store(
+        settings.artifacts_url,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        public_endpoint=settings.s3_public_endpoint,
+    )
+
+
+def retention_of(settings: GatewaySettings) -> Retention:
+    return Retention(
+        intermediates=timedelta(seconds=settings.keep_intermediates_seconds),
+        results=timedelta(seconds=settings.keep_results_seconds),
+        unfinished=timedelta(seconds=settings.keep_unfinished_seconds),
+        orphans=timedelta(seconds=settings.keep_orphans_seconds),
+    )
 
 
 def _stage_channel(settings: GatewaySettings, address: str) -> grpc.aio.Channel:

@@ -19,6 +19,7 @@ import pytest
 from libs.artifacts import Ref, S3Address, S3Store, open_store
 from libs.artifacts.s3 import Patience
 from libs.errors import FailedPrecondition, Unavailable
+from tests.support.forwarder import forwarding
 from tests.support.s3 import S3Server
 
 HASTY = Patience(connect_seconds=0.3, silence_seconds=0.3, tries=2)
@@ -66,6 +67,27 @@ def test_presigned_url_expires(s3_server: S3Server) -> None:
     url = store.url(store.put("acme/v1/a", b"mine", "text/plain"), timedelta(seconds=1))
     time.sleep(2.1)
     assert _get(url)[0] == 403
+
+
+def test_presigned_url_works_through_the_public_name_and_only_there(s3_server: S3Server) -> None:
+    """What the caller reaches is another host and port than what we write to, as behind an ingress."""
+    with forwarding(s3_server.endpoint) as ingress:
+        public = f"localhost:{ingress.port}"
+        store = open_store(
+            s3_server.url(f"t-{uuid.uuid4().hex[:16]}"),
+            access_key=s3_server.access_key,
+            secret_key=s3_server.secret_key,
+            public_endpoint=public,
+        )
+        ref = store.put("acme/v1/mux/1/video.mp4", b"picture", "video/mp4")
+        url = store.url(ref, timedelta(seconds=4))
+        assert urlsplit(url).netloc == public
+        assert _get(url) == (200, b"picture", "video/mp4")
+        assert _get(url.replace(public, s3_server.endpoint))[0] == 403, "the host is part of the signature"
+        late = time.monotonic() + 30
+        while _get(url)[0] != 403 and time.monotonic() < late:
+            time.sleep(0.5)
+        assert _get(url)[0] == 403, "its time is over"
 
 
 @pytest.mark.parametrize(

@@ -511,14 +511,18 @@ class VideoResult(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     video_url: _builtins.str
-    """Where to fetch the MP4: a presigned https URL, or file:///… where files are kept in a folder."""
+    """Where to fetch the MP4: a presigned https URL, or file:///… where files are kept in a folder. Empty when `deleted`."""
     poster_url: _builtins.str
-    """Where to fetch the poster, a JPEG."""
+    """Where to fetch the poster, a JPEG. Empty when `deleted`."""
     size_bytes: _builtins.int
     """Size of the MP4 in bytes."""
     sha256: _builtins.str
     """SHA-256 of the MP4, 64 lower-case hexadecimal digits."""
+    deleted: _builtins.bool
+    """Whether the files are gone. The video itself, with size and SHA-256 of what it was, stays until `DeleteVideo`."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when the URLs work; absent for URLs that do not expire. `GetVideo` gives fresh ones."""
@@ -526,6 +530,12 @@ class VideoResult(_message.Message):
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Length of the picture."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When the files are deleted, or were: results are kept for a time that the server sets, counted from the video's end.
+        No URL works longer.
+        """
 
     def __init__(
         self,
@@ -536,13 +546,20 @@ class VideoResult(_message.Message):
         size_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        deleted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expire_time", b"_expire_time", "duration", b"duration", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_delete_time", b"_delete_time", "_expire_time", b"_expire_time", "delete_time", b"delete_time", "duration", b"duration", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expire_time", b"_expire_time", "duration", b"duration", "expire_time", b"expire_time", "poster_url", b"poster_url", "sha256", b"sha256", "size_bytes", b"size_bytes", "video_url", b"video_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delete_time", b"_delete_time", "_expire_time", b"_expire_time", "delete_time", b"delete_time", "deleted", b"deleted", "duration", b"duration", "expire_time", b"expire_time", "poster_url", b"poster_url", "sha256", b"sha256", "size_bytes", b"size_bytes", "video_url", b"video_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__delete_time: _TypeAlias = _typing.Literal["delete_time"]  # noqa: Y015
+    _WhichOneofArgType__delete_time: _TypeAlias = _typing.Literal["_delete_time", b"_delete_time"]  # noqa: Y015
     _WhichOneofReturnType__expire_time: _TypeAlias = _typing.Literal["expire_time"]  # noqa: Y015
     _WhichOneofArgType__expire_time: _TypeAlias = _typing.Literal["_expire_time", b"_expire_time"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__delete_time) -> _WhichOneofReturnType__delete_time | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expire_time) -> _WhichOneofReturnType__expire_time | None: ...
 
 Global___VideoResult: _TypeAlias = VideoResult  # noqa: Y015
