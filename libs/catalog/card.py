@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Defaults", "Limits", "ModelCard"]
+__all__ = ["Cost", "Defaults", "Limits", "ModelCard"]
 
 _Pixels = Annotated[int, Field(ge=16, le=8192)]
 _Fps = Annotated[float, Field(ge=1, le=120)]
@@ -42,6 +42,15 @@ class Limits(_Part):
     max_num_inference_steps: int = Field(ge=1)
 
 
+class Cost(_Part):
+    """What a video costs where credits are charged. Longer, larger and faster ones cost in proportion."""
+
+    credits: float = Field(default=10.0, ge=0, le=1_000_000)
+    """Price of the default video, in credits."""
+    steps_share: float = Field(default=0.7, ge=0, le=1)
+    """The part of the price that grows with the number of steps; the rest pays for everything but denoising."""
+
+
 class ModelCard(_Part):
     """One model: a folder in diffusers' layout with this card in it."""
 
@@ -55,6 +64,7 @@ class ModelCard(_Part):
     """Generates sound together with the picture."""
     defaults: Defaults
     limits: Limits
+    cost: Cost = Cost()
     path: Path
     """The model's folder. Not in the file: where the file lies."""
 

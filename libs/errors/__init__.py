@@ -2,6 +2,7 @@
 
     SoundstageError
      ├─ InvalidRequest       the caller must change the request (field and reason)
+     ├─ Unauthenticated      nobody knows who is calling
      ├─ NotFound             what was named does not exist
      ├─ AlreadyExists        the name is taken by something else
      ├─ FailedPrecondition   the request is fine, the state of things is not
@@ -25,6 +26,7 @@ __all__ = [
     "NotFound",
     "ResourceExhausted",
     "SoundstageError",
+    "Unauthenticated",
     "Unavailable",
 ]
 
@@ -54,6 +56,10 @@ class InvalidRequest(SoundstageError):
         self.violations = violations
 
 
+class Unauthenticated(SoundstageError):
+    pass
+
+
 class NotFound(SoundstageError):
     pass
 
@@ -67,7 +73,17 @@ class FailedPrecondition(SoundstageError):
 
 
 class ResourceExhausted(SoundstageError):
-    pass
+    """``subject``: whose limit it is, for example ``tenant:acme``; empty for one of the process.
+
+    ``retry_seconds``: when asking again may work; None where nothing better than the usual wait is known.
+    """
+
+    def __init__(
+        self, message: str, *, reason: str, subject: str = "", retry_seconds: float | None = None, **metadata: str
+    ) -> None:
+        super().__init__(message, reason=reason, **metadata)
+        self.subject = subject
+        self.retry_seconds = retry_seconds
 
 
 class Unavailable(SoundstageError):

@@ -1,5 +1,6 @@
-"""What every service shares: start and stop, errors, validation, health, telemetry, stage work, calling channel."""
+"""What every service shares: start and stop, errors, validation, admission, health, telemetry, stage work, channels."""
 
+from libs.serving.admission import Admit, caller
 from libs.serving.channel import open_channel
 from libs.serving.interceptors import InvalidMessage
 from libs.serving.server import Endpoint, RunningServer, running, serve
@@ -9,6 +10,7 @@ from libs.serving.status import error_from_rpc, status_of
 from libs.serving.telemetry import configure_logging
 
 __all__ = [
+    "Admit",
     "Cancelled",
     "Done",
     "Endpoint",
@@ -19,6 +21,7 @@ __all__ = [
     "RunningServer",
     "ServiceSettings",
     "Stage",
+    "caller",
     "configure_logging",
     "error_from_rpc",
     "open_channel",

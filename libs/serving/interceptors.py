@@ -1,4 +1,4 @@
-"""What happens around every call of every service; outside in: figures, errors, readiness, validation."""
+"""What happens around every call of every service; outside in: figures, errors, readiness, admission, validation."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
+from libs.serving.admission import AdmissionInterceptor, Admit
 from libs.serving.interceptors import (
     ErrorInterceptor,
     MetricsInterceptor,
@@ -41,11 +42,15 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One gRPC service: its full name, what answers, and the generated ``add_…Servicer_to_server``."""
+    """One gRPC service: its full name, what answers, and the generated ``add_…Servicer_to_server``.
+
+    ``admit`` says who calls, which the servicer asks of ``caller()``; without it, everybody may call.
+    """
 
     name: str
     servicer: Any
     add: Callable[[Any, grpc.aio.Server], None]
+    admit: Admit | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ async def running(
     On leaving: health says NOT_SERVING, new calls get UNAVAILABLE, those in flight have ``settings.grace_seconds``.
     """
     ready = ReadyInterceptor()
-    server = _server(settings, ready, RedMetrics.of(registry))
+    admission = AdmissionInterceptor({endpoint.name: endpoint.admit for endpoint in endpoints if endpoint.admit})
+    server = _server(settings, [ready, admission], RedMetrics.of(registry))
     servicer = await _add_endpoints(server, endpoints)
     with _metrics_server(settings, registry) as metrics_port:
         port = _listen(server, settings)
@@ -113,10 +119,12 @@ async def running(
                 await stop()
 
 
-def _server(settings: ServiceSettings, ready: ReadyInterceptor, metrics: RedMetrics) -> grpc.aio.Server:
+def _server(
+    settings: ServiceSettings, doors: Sequence[grpc.aio.ServerInterceptor], metrics: RedMetrics
+) -> grpc.aio.Server:
     max_message_bytes = settings.max_message_mib * 1024 * 1024
     return grpc.aio.server(
-        interceptors=[MetricsInterceptor(metrics), ErrorInterceptor(), ready, ValidationInterceptor()],
+        interceptors=[MetricsInterceptor(metrics), ErrorInterceptor(), *doors, ValidationInterceptor()],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),

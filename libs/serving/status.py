@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from libs.errors import (
@@ -18,6 +18,7 @@ from libs.errors import (
     NotFound,
     ResourceExhausted,
     SoundstageError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -28,6 +29,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 STATUS_CODES: dict[type[SoundstageError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
@@ -36,7 +38,7 @@ STATUS_CODES: dict[type[SoundstageError], grpc.StatusCode] = {
     Internal: grpc.StatusCode.INTERNAL,
 }
 
-_RETRY_SECONDS: dict[type[SoundstageError], int] = {Unavailable: 1, ResourceExhausted: 5}
+_USUAL_RETRY_SECONDS: dict[type[SoundstageError], float] = {Unavailable: 1, ResourceExhausted: 5}
 
 # Codes that gRPC itself gives. A call that the server cut off (its stop, a deadline) may be made again.
 _FOREIGN_CODES: dict[grpc.StatusCode, type[SoundstageError]] = {
@@ -55,16 +57,17 @@ D = TypeVar("D", bound=Message)
 
 
 def status_of(error: SoundstageError) -> Status:
-    """The status that tells ``error`` to a caller: ErrorInfo always, BadRequest and RetryInfo where they fit."""
+    """The status that tells ``error``: ErrorInfo always; BadRequest, QuotaFailure and RetryInfo where they fit."""
     status = Status(code=_code_of(error).value[0], message=_short(str(error), _MESSAGE_LIMIT))
     metadata = {key: _short(value, _VALUE_LIMIT) for key, value in error.metadata.items()}
     status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if isinstance(error, InvalidRequest):
         status.details.add().Pack(_bad_request(error))
-    retry_seconds = next((seconds for kind, seconds in _RETRY_SECONDS.items() if isinstance(error, kind)), None)
-    if retry_seconds is not None:
+    if isinstance(error, ResourceExhausted) and error.subject:
+        status.details.add().Pack(_quota_failure(error))
+    if (seconds := _retry_seconds(error)) is not None:
         retry = RetryInfo()
-        retry.retry_delay.FromSeconds(retry_seconds)
+        retry.retry_delay.FromMilliseconds(round(seconds * 1000))
         status.details.add().Pack(retry)
     return status
 
@@ -80,6 +83,15 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> SoundstageError:
         found = _detail(status, BadRequest) or BadRequest()
         violations = [FieldViolation(v.field, v.description) for v in found.field_violations]
         return InvalidRequest(*(violations or [FieldViolation("request", message)]), reason=info.reason, **metadata)
+    if kind is ResourceExhausted:
+        failure, retry = _detail(status, QuotaFailure), _detail(status, RetryInfo)
+        return ResourceExhausted(
+            message,
+            reason=info.reason,
+            subject=failure.violations[0].subject if failure and failure.violations else "",
+            retry_seconds=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
+            **metadata,
+        )
     return kind(message, reason=info.reason, **metadata)
 
 
@@ -94,6 +106,19 @@ def _code_of(error: SoundstageError) -> grpc.StatusCode:
 def _class_of(code: grpc.StatusCode) -> type[SoundstageError]:
     ours = {status_code: kind for kind, status_code in STATUS_CODES.items()}
     return ours.get(code) or _FOREIGN_CODES.get(code, Internal)
+
+
+def _retry_seconds(error: SoundstageError) -> float | None:
+    if isinstance(error, ResourceExhausted) and error.retry_seconds is not None:
+        return error.retry_seconds
+    return next((seconds for kind, seconds in _USUAL_RETRY_SECONDS.items() if isinstance(error, kind)), None)
+
+
+def _quota_failure(error: ResourceExhausted) -> QuotaFailure:
+    violation = QuotaFailure.Violation(
+        subject=_short(error.subject, _VALUE_LIMIT), description=_short(str(error), 2 * _VALUE_LIMIT)
+    )
+    return QuotaFailure(violations=[violation])
 
 
 def _bad_request(error: InvalidRequest) -> BadRequest:

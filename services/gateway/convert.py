@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,7 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from soundstage.video.v1 import video_pb2 as pb
 
 from libs.catalog import ModelCard
+from services.gateway.price import MILLI
 from services.gateway.prompts import Analysis
+from services.gateway.records import Quota
 from services.gateway.video import (
     AudioIntent,
     Preset,
@@ -22,7 +25,7 @@ from services.gateway.video import (
     VideoKey,
     VideoRequest,
 )
-from services.gateway.videos import Page, Quota, View, WatchEvent
+from services.gateway.videos import Page, View, WatchEvent
 
 STATE = {state: pb.State.Value(f"STATE_{state.name}") for state in State}
 STAGE = {stage: pb.Stage.Value(f"STAGE_{stage.name}") for stage in Stage}
@@ -79,7 +82,7 @@ def video_to_proto(view: View) -> pb.Video:
         progress=progress_to_proto(view),
         stage_timings=[timing_to_proto(timing) for timing in status.timings],
         gpu_seconds=sum(timing.gpu_seconds for timing in status.timings),
-        cost_credits=view.cost_credits,
+        cost_credits=video.cost_millicredits / MILLI,
         create_time=_timestamp(video.create_time),
         sequence=video.sequence,
     )
@@ -206,10 +209,28 @@ def model_to_proto(card: ModelCard) -> pb.Model:
     )
 
 
+def checked_to_proto(view: View) -> pb.Video:
+    """A video that was only checked: it has no name."""
+    message = video_to_proto(view)
+    message.ClearField("name")
+    return message
+
+
 def quota_to_proto(quota: Quota) -> pb.GetQuotaResponse:
-    return pb.GetQuotaResponse(
-        tenant=quota.tenant, max_active_videos=quota.max_active_videos, active_videos=quota.active_videos
+    allowance = quota.allowance
+    message = pb.GetQuotaResponse(
+        tenant=quota.tenant,
+        max_active_videos=allowance.max_queued_videos + allowance.max_running_videos,
+        active_videos=sum(quota.active.values()),
+        max_queued_videos=allowance.max_queued_videos,
+        queued_videos=quota.active[State.QUEUED],
+        max_running_videos=allowance.max_running_videos,
+        requests_per_second=allowance.requests_per_second if math.isfinite(allowance.requests_per_second) else None,
+        credits=None if quota.millicredits is None else quota.millicredits / MILLI,
     )
+    if quota.next_grant is not None:
+        message.next_credit_time.FromDatetime(quota.next_grant)
+    return message
 
 
 def _seconds(duration: Duration) -> float:

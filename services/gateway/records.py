@@ -19,8 +19,10 @@ from libs.errors import NotFound, ResourceExhausted
 from services.gateway import metrics
 from services.gateway.changes import Changes
 from services.gateway.database import Database
+from services.gateway.ledger import Ledger
 from services.gateway.states import ACTIVE, TERMINAL, advance
 from services.gateway.tables import EventRow, VideoRow
+from services.gateway.tenants import Allowance, Tenants
 from services.gateway.video import (
     Collected,
     Priority,
@@ -51,6 +53,17 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Quota:
+    """`millicredits` and `next_grant` are None where nothing is charged."""
+
+    tenant: str
+    allowance: Allowance
+    active: dict[State, int]
+    millicredits: int | None
+    next_grant: datetime | None
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a page of a list goes on: after the video with this creation time and id."""
 
@@ -59,21 +72,23 @@ class Place:
 
 
 class Records:
-    def __init__(self, database: Database, changes: Changes) -> None:
-        self._database = database
+    def __init__(self, database: Database, changes: Changes, tenants: Tenants, ledger: Ledger) -> None:
+        self._database, self._tenants, self._ledger = database, tenants, ledger
         self.changes = changes
 
-    async def accept(self, video: Video, max_active: int) -> tuple[Video, bool]:
-        """Stores a new QUEUED video with its first event; True if it is new.
+    async def accept(self, video: Video) -> tuple[Video, bool]:
+        """Stores a new QUEUED video with its first event, and reserves its cost; True if it is new.
 
         A video of the same tenant and request_id that is already there is returned instead, with False; the caller
-        compares the hashes. Raises ResourceExhausted when the tenant has `max_active` videos that have not ended.
+        compares the hashes. Raises ResourceExhausted when the tenant has too many queued videos or too few credits.
         """
         try:
             async with self._database.write() as session:
                 if earlier := await _by_request(session, video.key.tenant, video.request_id):
                     return earlier, False
-                await _check_active(session, video.key.tenant, max_active)
+                allowance = await self._tenants.lock(session, video.key.tenant)
+                await _check_queued(session, video.key.tenant, allowance)
+                await self._ledger.reserve(session, video, allowance.daily_credits)
                 await _insert(session, video)
         except IntegrityError:  # the same request_id was accepted by another process at this very moment
             earlier = await self.find_request(video.key.tenant, video.request_id)
@@ -109,6 +124,7 @@ class Records:
         """Applies `new` to the status and appends an event; does nothing if the status stays and no preview came.
 
         `states.advance` refuses what the state machine does not allow (Internal). What `new` raises, goes through.
+        With the terminal state, the credits that were not used go back.
         """
         async with self._database.write() as session:
             row = await _row(session, key, lock=True)
@@ -118,6 +134,9 @@ class Records:
                 return before
             status = advance(before.status, status)
             after = replace(before, status=status, sequence=before.sequence + 1)
+            if status.state in TERMINAL and after.cost_millicredits:
+                await self._tenants.lock(session, key.tenant)
+                after = replace(after, cost_millicredits=await self._ledger.settle(session, after))
             _write_status(row, after)
             session.add(_event_row(after, preview_jpeg))
         if status.state is not before.status.state:
@@ -155,9 +174,16 @@ class Records:
         async with self._database.read() as session:
             return [_event(row) for row in await session.scalars(query)]
 
-    async def count_active(self, tenant: str) -> int:
-        async with self._database.read() as session:
-            return await _active(session, tenant)
+    async def quota(self, tenant: str, charges: bool) -> Quota:
+        """What the tenant may use, and has left; the day's credits are added, as they are before a video is paid."""
+        if not charges:
+            allowance = await self._tenants.allowance(tenant)
+            async with self._database.read() as session:
+                return Quota(tenant, allowance, await _active(session, tenant), None, None)
+        async with self._database.write() as session:
+            allowance = await self._tenants.lock(session, tenant)
+            balance = await self._ledger.balance(session, tenant, allowance.daily_credits)
+            return Quota(tenant, allowance, await _active(session, tenant), balance, self._ledger.next_grant())
 
     async def count_ahead(self, video: Video) -> int:
         """Videos of all tenants before a queued one: those at work, and queued ones that are more urgent or older."""
@@ -202,19 +228,22 @@ async def _by_request(session: AsyncSession, tenant: str, request_id: str) -> Vi
     return _video(row) if row else None
 
 
-async def _active(session: AsyncSession, tenant: str) -> int:
+async def _active(session: AsyncSession, tenant: str) -> dict[State, int]:
     active = VideoRow.state.in_([state.value for state in ACTIVE])
-    return await session.scalar(select(func.count()).where(VideoRow.tenant == tenant, active)) or 0
+    query = select(VideoRow.state, func.count()).where(VideoRow.tenant == tenant, active).group_by(VideoRow.state)
+    found: dict[State, int] = {State(state): count for state, count in await session.execute(query)}
+    return {state: found.get(state, 0) for state in ACTIVE}
 
 
-async def _check_active(session: AsyncSession, tenant: str, max_active: int) -> None:
-    active = await _active(session, tenant)
-    if active >= max_active:
+async def _check_queued(session: AsyncSession, tenant: str, allowance: Allowance) -> None:
+    queued, most = (await _active(session, tenant))[State.QUEUED], allowance.max_queued_videos
+    if queued >= most:
         raise ResourceExhausted(
-            f"{active} videos are queued or running and {max_active} may be: wait for one to end, or cancel one",
-            reason="TOO_MANY_ACTIVE_VIDEOS",
-            active_videos=str(active),
-            max_active_videos=str(max_active),
+            f"{queued} videos are queued and {most} may be: wait for one to begin, or cancel one",
+            reason="TOO_MANY_QUEUED_VIDEOS",
+            subject=f"tenant:{tenant}",
+            queued_videos=str(queued),
+            max_queued_videos=str(most),
         )
 
 
@@ -242,6 +271,7 @@ def _write_status(row: VideoRow, video: Video) -> None:
     row.state = video.status.state.value
     row.status = status_to_json(video.status)
     row.sequence = video.sequence
+    row.cost_millicredits = video.cost_millicredits
     row.update_time = datetime.now(UTC)
 
 
@@ -273,6 +303,7 @@ def _video(row: VideoRow) -> Video:
         status=status_from_json(row.status),
         sequence=row.sequence,
         collected=Collected(row.collected),
+        cost_millicredits=row.cost_millicredits,
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.serving import ServiceSettings
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 
 class GatewaySettings(ServiceSettings):
@@ -48,10 +52,43 @@ class GatewaySettings(ServiceSettings):
     """Model of requests that name none; a folder of `models_dir`."""
 
     tenant: str = Field(default="local", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
-    """Owner of everything that callers create: one, as long as callers are not told apart."""
+    """Owner of everything that callers create, as long as neither keys nor tokens tell them apart."""
 
-    max_active_videos: int = Field(default=20, ge=1)
-    """Videos of a tenant that may be queued or running at once."""
+    api_keys: bool = False
+    """Callers say who they are by an API key, made by `python -m services.gateway.admin`."""
+
+    oidc_issuer: str = ""
+    """Callers may say who they are by a JWT of this OIDC issuer: its URL, exactly as in the claim `iss`."""
+
+    oidc_audience: str = ""
+    """What the claim `aud` of those JWTs must hold. Needed with `oidc_issuer`."""
+
+    oidc_jwks_url: str = ""
+    """Where the issuer publishes its keys; empty to find it by OIDC discovery."""
+
+    oidc_algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256"), min_length=1)
+    """Signatures that are accepted, as a JSON list; asymmetric ones only."""
+
+    oidc_tenant_claim: str = Field(default="tenant", min_length=1)
+    """Claim of those JWTs that names the tenant."""
+
+    max_queued_videos: int = Field(default=20, ge=1)
+    """Videos of a tenant that may be queued at once. This and the next four: unless the tenant has its own."""
+
+    max_running_videos: int = Field(default=1000, ge=1)
+    """Videos of a tenant that may be at work at once; more wait in the queue."""
+
+    requests_per_second: float = Field(default=50.0, gt=0)
+    """Calls that a tenant may make, to each process of the gateway. Not limited where callers are not told apart."""
+
+    daily_credits: float = Field(default=100.0, ge=0)
+    """Credits that a tenant is given on each day on which it calls, after the first."""
+
+    first_credits: float = Field(default=200.0, ge=0)
+    """Credits that a tenant is given with its first call."""
+
+    charge_credits: bool | None = None
+    """Whether videos cost credits; unset: where callers are told apart."""
 
     max_concurrent_stages: int = Field(default=2, ge=1, le=1000)
     """Stages that one worker has at work at once, over all videos."""
@@ -92,6 +129,31 @@ class GatewaySettings(ServiceSettings):
     sweep_quiet_seconds: float = Field(default=10.0, gt=0)
     """Only videos to which nothing happened for this long are looked at."""
 
+    @property
+    def tells_callers_apart(self) -> bool:
+        return self.api_keys or bool(self.oidc_issuer)
+
+    @model_validator(mode="after")
+    def _an_open_door_is_on_loopback(self) -> Self:
+        if self.role != "worker" and not self.tells_callers_apart and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached by others, and nobody asks who they are: set "
+                "SOUNDSTAGE_GATEWAY_API_KEYS=true or SOUNDSTAGE_GATEWAY_OIDC_ISSUER, or listen on 127.0.0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_for_us_and_keys_come_safely(self) -> Self:
+        if self.oidc_issuer and not self.oidc_audience:
+            raise ValueError(
+                "with SOUNDSTAGE_GATEWAY_OIDC_ISSUER, say whose tokens to take: SOUNDSTAGE_GATEWAY_OIDC_AUDIENCE"
+            )
+        for url in filter(None, (self.oidc_issuer, self.oidc_jwks_url)):
+            parts = urlsplit(url)
+            if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+                raise ValueError(f"{url}: whoever can change what it answers makes tokens of his own; use https")
+        return self
+
     @model_validator(mode="after")
     def _worker_knows_the_stages(self) -> Self:
         names = ("encoder_address", "denoiser_address", "audio_address", "muxer_address")
@@ -99,3 +161,10 @@ class GatewaySettings(ServiceSettings):
         if self.role != "api" and missing:
             raise ValueError(f"role {self.role} calls the stages: set {', '.join(missing)}")
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

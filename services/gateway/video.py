@@ -156,7 +156,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Video:
-    """A video as the database has it. `expected_seconds`: measured on earlier videos; empty while nothing is known."""
+    """A video as the database has it. `expected_seconds`: measured on earlier videos; empty while nothing is known.
+
+    `cost_millicredits`: reserved as long as the video goes on, and what was kept of it afterwards.
+    """
 
     key: VideoKey
     spec: Spec
@@ -170,6 +173,7 @@ class Video:
     status: Status = field(default_factory=Status)
     sequence: int = 1
     collected: Collected = Collected.NOTHING
+    cost_millicredits: int = 0
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from libs.errors import AlreadyExists, FailedPrecondition, FieldViolation, Inval
 from services.gateway import metrics, states
 from services.gateway.attempts import Attempts
 from services.gateway.images import Images
+from services.gateway.price import price_millicredits
 from services.gateway.progress import eta_seconds, fraction
 from services.gateway.prompts import Analysis, analyze
-from services.gateway.records import Event, Place, Records
+from services.gateway.records import Event, Place, Quota, Records
 from services.gateway.resolve import find_model, request_hash, resolve
 from services.gateway.retention import Retention
 from services.gateway.runner import Runner, Work
@@ -42,7 +43,7 @@ class Limits:
     """What the wiring sets; see `settings.py`."""
 
     default_model: str
-    max_active_videos: int
+    charges_credits: bool
     concurrent_videos: int
     url_seconds: float
     retention: Retention
@@ -60,7 +61,7 @@ class Urls:
 
 @dataclass(frozen=True)
 class View:
-    """A video as a caller sees it at one moment. `cost_credits` is 0: nothing is charged.
+    """A video as a caller sees it at one moment.
 
     `urls` is None without a result, and when its files have been deleted; `delete_time` says when they are.
     """
@@ -71,7 +72,6 @@ class View:
     eta_seconds: float | None
     urls: Urls | None
     delete_time: datetime | None = None
-    cost_credits: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,6 @@ class WatchEvent:
     time: datetime
     view: View
     preview_jpeg: bytes = b""
-
-
-@dataclass(frozen=True)
-class Quota:
-    tenant: str
-    max_active_videos: int
-    active_videos: int
 
 
 class Videos:
@@ -113,7 +106,7 @@ class Videos:
         """Accepts a video: recorded first, then started. If starting fails, the sweeper starts it a little later.
 
         Raises InvalidRequest (nothing is created), AlreadyExists with reason REQUEST_ID_REUSED, ResourceExhausted with
-        reason TOO_MANY_ACTIVE_VIDEOS.
+        reason TOO_MANY_QUEUED_VIDEOS or CREDITS_EXHAUSTED.
         """
         hashed = request_hash(request)
         earlier = await self._records.find_request(tenant, request.request_id)
@@ -130,6 +123,13 @@ class Videos:
         except Unavailable as error:
             logger.warning("video %s of %s waits for the sweeper: %s", video.key.video_id, tenant, error)
         return await self._view(accepted)
+
+    async def check(self, tenant: str, request: VideoRequest) -> View:
+        """What `create` would accept, and at which price; nothing is created. Raises InvalidRequest."""
+        video = await self._prepare(tenant, request, request_hash(request))
+        if request.image:
+            await self._images.clean(request.image)
+        return View(video, fraction=0.0, queue_position=0, eta_seconds=None, urls=None)
 
     async def get(self, key: VideoKey) -> View:
         return await self._view(await self._records.get(key))
@@ -200,7 +200,7 @@ class Videos:
         ]
 
     async def quota(self, tenant: str) -> Quota:
-        return Quota(tenant, self._limits.max_active_videos, await self._records.count_active(tenant))
+        return await self._records.quota(tenant, self._limits.charges_credits)
 
     def analyze(self, prompt: str, model: str) -> Analysis:
         card = find_model(self._catalog, model, self._limits.default_model, "model")
@@ -221,6 +221,7 @@ class Videos:
             request_hash=hashed,
             create_time=now,
             expected_seconds=await self._attempts.expected_seconds(spec),
+            cost_millicredits=price_millicredits(spec, card) if self._limits.charges_credits else 0,
         )
 
     async def _put_image(self, key: VideoKey, png: bytes) -> Ref:
@@ -230,11 +231,11 @@ class Videos:
     async def _accept(self, video: Video, png: bytes) -> tuple[Video, bool]:
         """Stores image and record. If the record does not come to be, the image goes again."""
         if not png:
-            return await self._records.accept(video, self._limits.max_active_videos)
+            return await self._records.accept(video)
         accepted = False
         try:
             video = replace(video, image=await self._put_image(video.key, png))
-            stored, accepted = await self._records.accept(video, self._limits.max_active_videos)
+            stored, accepted = await self._records.accept(video)
         finally:
             if not accepted:
                 await self._delete_files(video.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
@@ -20,7 +21,10 @@ from services.gateway.changes import Changes
 from services.gateway.collectable import Collectable
 from services.gateway.collector import Collector
 from services.gateway.database import Database
+from services.gateway.door import Door, GuardedDoor, OpenDoor
 from services.gateway.images import Images
+from services.gateway.keys import ApiKeys
+from services.gateway.ledger import Ledger
 from services.gateway.records import Records
 from services.gateway.retention import Retention
 from services.gateway.runner import TemporalRunner
@@ -28,6 +32,8 @@ from services.gateway.servicer import VideoServicer
 from services.gateway.settings import GatewaySettings
 from services.gateway.stages import StageChannels, grpc_stages
 from services.gateway.sweeper import Sweeper
+from services.gateway.tenants import Allowance, Tenants
+from services.gateway.tokens import TokenRules, Tokens
 from services.gateway.videos import Limits, Videos
 from services.gateway.workflow import MakeVideo
 
@@ -43,7 +49,8 @@ class Gateway:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._database = Database(settings.database_url)
-        self._records = Records(self._database, Changes())
+        self._tenants = Tenants(self._database, usual_allowance(settings))
+        self._records = Records(self._database, Changes(), self._tenants, Ledger(settings.first_credits))
         self._attempts = Attempts(self._database)
         self._runner = TemporalRunner(
             settings.temporal_address, settings.temporal_namespace, settings.temporal_task_queue
@@ -70,15 +77,28 @@ class Gateway:
         store = open_artifacts(settings)
         limits = Limits(
             default_model=settings.default_model,
-            max_active_videos=settings.max_active_videos,
+            charges_credits=charges_credits(settings),
             concurrent_videos=settings.max_concurrent_stages,
             url_seconds=settings.url_seconds,
             retention=retention_of(settings),
             watch_silence_seconds=settings.watch_silence_seconds,
         )
         videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), limits)
-        servicer = VideoServicer(videos, settings.tenant)
-        return Endpoint(SERVICE, servicer, rpc.add_VideoServiceServicer_to_server)
+        return Endpoint(SERVICE, VideoServicer(videos), rpc.add_VideoServiceServicer_to_server, self._door().admit)
+
+    def _door(self) -> Door:
+        settings = self._settings
+        if not settings.tells_callers_apart:
+            return OpenDoor(settings.tenant)
+        rules = TokenRules(
+            issuer=settings.oidc_issuer,
+            audience=settings.oidc_audience,
+            algorithms=settings.oidc_algorithms,
+            tenant_claim=settings.oidc_tenant_claim,
+            jwks_url=settings.oidc_jwks_url,
+        )
+        keys = ApiKeys(self._database, self._tenants) if settings.api_keys else None
+        return GuardedDoor(keys, Tokens(rules) if rules.issuer else None, self._tenants)
 
     async def _start_worker(self, client: Client) -> None:
         settings = self._settings
@@ -141,6 +161,19 @@ def retention_of(settings: GatewaySettings) -> Retention:
         unfinished=timedelta(seconds=settings.keep_unfinished_seconds),
         orphans=timedelta(seconds=settings.keep_orphans_seconds),
     )
+
+
+def usual_allowance(settings: GatewaySettings) -> Allowance:
+    return Allowance(
+        max_queued_videos=settings.max_queued_videos,
+        max_running_videos=settings.max_running_videos,
+        requests_per_second=settings.requests_per_second if settings.tells_callers_apart else math.inf,
+        daily_credits=settings.daily_credits,
+    )
+
+
+def charges_credits(settings: GatewaySettings) -> bool:
+    return settings.tells_callers_apart if settings.charge_credits is None else settings.charge_credits
 
 
 def _stage_channel(settings: GatewaySettings, address: str) -> grpc.aio.Channel:

@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 
 import libs.errors
-from libs.errors import FieldViolation, Internal, InvalidRequest, NotFound, SoundstageError, Unavailable
+from libs.errors import (
+    FieldViolation,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    SoundstageError,
+    Unavailable,
+)
 from libs.serving import error_from_rpc, status_of
 from libs.serving.status import DETAILS_KEY, STATUS_CODES
 
@@ -57,6 +65,16 @@ def test_every_status_has_error_info_and_no_detail_twice(kind: type[SoundstageEr
     assert any(detail.Is(BadRequest.DESCRIPTOR) for detail in details) == (kind is InvalidRequest)
     may_retry = kind.__name__ in ("Unavailable", "ResourceExhausted")
     assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in details) == may_retry
+
+
+def test_a_limit_says_whose_it_is_and_when_to_come_back() -> None:
+    error = ResourceExhausted("too many", reason="TOO_MANY", subject="tenant:acme", retry_seconds=2.5)
+    failure = QuotaFailure()
+    assert any(detail.Unpack(failure) for detail in status_of(error).details)
+    assert [(v.subject, v.description) for v in failure.violations] == [("tenant:acme", "too many")]
+    back = _there_and_back(error)
+    assert isinstance(back, ResourceExhausted)
+    assert (back.subject, back.retry_seconds) == ("tenant:acme", 2.5)
 
 
 def test_a_subclass_takes_the_row_of_its_base() -> None:

@@ -132,22 +132,22 @@ async def test_a_repeated_request_gives_the_same_video_and_another_body_is_refus
     assert len((await scene.stub.ListVideos(pb.ListVideosRequest())).videos) == 1
 
 
-async def test_too_many_active_videos_are_refused(
+async def test_too_many_queued_videos_are_refused(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:
     """The api role alone: nothing is worked on, so the videos stay queued."""
-    settings = settings_of(stages, role="api", max_active_videos=2)
+    settings = settings_of(stages, role="api", max_queued_videos=2)
     async with serving_gateway(settings, stages, tmp_path) as scene:
         stub = scene.stub
         request = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT))
         queued = [(await stub.CreateVideo(request)).video for _ in range(2)]
         assert [video.progress.queue_position for video in queued] == [0, 1]
         quota = await stub.GetQuota(pb.GetQuotaRequest())
-        assert (quota.tenant, quota.max_active_videos, quota.active_videos) == ("local", 2, 2)
+        assert (quota.tenant, quota.max_queued_videos, quota.queued_videos, quota.active_videos) == ("local", 2, 2, 2)
         assert not quota.HasField("credits")
         error = await refused(stub.CreateVideo(request))
         assert isinstance(error, ResourceExhausted)
-        assert error.reason == "TOO_MANY_ACTIVE_VIDEOS"
+        assert error.reason == "TOO_MANY_QUEUED_VIDEOS"
 
 
 async def test_a_video_whose_work_was_never_started_is_started_by_a_worker(

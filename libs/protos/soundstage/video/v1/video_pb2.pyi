@@ -322,7 +322,9 @@ class Video(_message.Message):
     gpu_seconds: _builtins.float
     """GPU time used so far, in seconds."""
     cost_credits: _builtins.float
-    """Price in credits; 0 where nothing is charged."""
+    """Price in credits, 0 or more: reserved when the video is accepted. A video that FAILED or was CANCELLED keeps only the
+    share of the work that was done (`progress.fraction`). 0 where nothing is charged.
+    """
     sequence: _builtins.int
     """Sequence number of the newest event of the video, as `WatchVideo` counts."""
     @_builtins.property
@@ -602,10 +604,15 @@ class CreateVideoRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat safe: a second call with the same id and body returns the first one's video. A UUID, or empty."""
     priority: Global___Priority.ValueType
     """Urgency."""
+    validate_only: _builtins.bool
+    """Checks and prices the request, and makes nothing: the answer is what would be accepted, with `cost_credits` and an
+    empty name. Neither limits nor credits are looked at.
+    """
     @_builtins.property
     def spec(self) -> Global___VideoSpec:
         """What to make."""
@@ -621,10 +628,11 @@ class CreateVideoRequest(_message.Message):
         request_id: _builtins.str = ...,
         priority: Global___Priority.ValueType = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "priority", b"priority", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline", b"_deadline", "deadline", b"deadline", "priority", b"priority", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
@@ -1212,17 +1220,29 @@ class GetQuotaResponse(_message.Message):
     ACTIVE_VIDEOS_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
     NEXT_CREDIT_TIME_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_VIDEOS_FIELD_NUMBER: _builtins.int
+    QUEUED_VIDEOS_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_VIDEOS_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Owner the quota belongs to."""
     max_active_videos: _builtins.int
-    """Videos that may be queued or running at once."""
+    """Videos that may be queued or running at once: `max_queued_videos` and `max_running_videos` together."""
     active_videos: _builtins.int
     """Videos that are queued or running now."""
     credits: _builtins.float
     """Credits left; absent where nothing is charged."""
+    max_queued_videos: _builtins.int
+    """Videos that may be queued at once, 1 or more."""
+    queued_videos: _builtins.int
+    """Videos that are queued now."""
+    max_running_videos: _builtins.int
+    """Videos that may be at work at once, 1 or more; more wait in the queue."""
+    requests_per_second: _builtins.float
+    """Calls a second that are answered, by each replica of the server; absent where there is no limit."""
     @_builtins.property
     def next_credit_time(self) -> _timestamp_pb2.Timestamp:
-        """When credits are next added; absent where nothing is charged."""
+        """When credits are next added, if the tenant calls then; absent where nothing is charged."""
 
     def __init__(
         self,
@@ -1232,18 +1252,26 @@ class GetQuotaResponse(_message.Message):
         active_videos: _builtins.int = ...,
         credits: _builtins.float | None = ...,
         next_credit_time: _timestamp_pb2.Timestamp | None = ...,
+        max_queued_videos: _builtins.int = ...,
+        queued_videos: _builtins.int = ...,
+        max_running_videos: _builtins.int = ...,
+        requests_per_second: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_credits", b"_credits", "_next_credit_time", b"_next_credit_time", "credits", b"credits", "next_credit_time", b"next_credit_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credits", b"_credits", "_next_credit_time", b"_next_credit_time", "_requests_per_second", b"_requests_per_second", "credits", b"credits", "next_credit_time", b"next_credit_time", "requests_per_second", b"requests_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credits", b"_credits", "_next_credit_time", b"_next_credit_time", "active_videos", b"active_videos", "credits", b"credits", "max_active_videos", b"max_active_videos", "next_credit_time", b"next_credit_time", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credits", b"_credits", "_next_credit_time", b"_next_credit_time", "_requests_per_second", b"_requests_per_second", "active_videos", b"active_videos", "credits", b"credits", "max_active_videos", b"max_active_videos", "max_queued_videos", b"max_queued_videos", "max_running_videos", b"max_running_videos", "next_credit_time", b"next_credit_time", "queued_videos", b"queued_videos", "requests_per_second", b"requests_per_second", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__credits: _TypeAlias = _typing.Literal["credits"]  # noqa: Y015
     _WhichOneofArgType__credits: _TypeAlias = _typing.Literal["_credits", b"_credits"]  # noqa: Y015
     _WhichOneofReturnType__next_credit_time: _TypeAlias = _typing.Literal["next_credit_time"]  # noqa: Y015
     _WhichOneofArgType__next_credit_time: _TypeAlias = _typing.Literal["_next_credit_time", b"_next_credit_time"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__credits) -> _WhichOneofReturnType__credits | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_credit_time) -> _WhichOneofReturnType__next_credit_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
 
 Global___GetQuotaResponse: _TypeAlias = GetQuotaResponse  # noqa: Y015

@@ -29,7 +29,12 @@ class VideoServiceStub:
     """Makes videos with sound. This is the public API.
 
     Every error carries `google.rpc.ErrorInfo` with domain `soundstage` and a reason in UPPER_SNAKE_CASE; bad input also
-    carries `google.rpc.BadRequest` with one violation a field. Only UNAVAILABLE should be retried by itself.
+    carries `google.rpc.BadRequest` with one violation a field, and a limit that was reached carries
+    `google.rpc.QuotaFailure` and `google.rpc.RetryInfo`. Only UNAVAILABLE should be retried by itself.
+
+    Where callers are told apart, each call carries the metadata `authorization: Bearer <API key or JWT>`; without it, or
+    with one that is not accepted, every RPC answers UNAUTHENTICATED. A tenant sees its own videos only: those of others
+    are NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -89,13 +94,19 @@ class VideoServiceServicer:
     """Makes videos with sound. This is the public API.
 
     Every error carries `google.rpc.ErrorInfo` with domain `soundstage` and a reason in UPPER_SNAKE_CASE; bad input also
-    carries `google.rpc.BadRequest` with one violation a field. Only UNAVAILABLE should be retried by itself.
+    carries `google.rpc.BadRequest` with one violation a field, and a limit that was reached carries
+    `google.rpc.QuotaFailure` and `google.rpc.RetryInfo`. Only UNAVAILABLE should be retried by itself.
+
+    Where callers are told apart, each call carries the metadata `authorization: Bearer <API key or JWT>`; without it, or
+    with one that is not accepted, every RPC answers UNAUTHENTICATED. A tenant sees its own videos only: those of others
+    are NOT_FOUND.
     """
 
     def CreateVideo(self, request, context):
         """Accepts a video. Returns as soon as it is durably accepted, in state QUEUED.
         Errors: INVALID_ARGUMENT (field and reason), ALREADY_EXISTS with reason REQUEST_ID_REUSED (the same request_id came
-        with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`.
+        with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`;
+        RESOURCE_EXHAUSTED with reason TOO_MANY_QUEUED_VIDEOS or CREDITS_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,7 +231,12 @@ class VideoService:
     """Makes videos with sound. This is the public API.
 
     Every error carries `google.rpc.ErrorInfo` with domain `soundstage` and a reason in UPPER_SNAKE_CASE; bad input also
-    carries `google.rpc.BadRequest` with one violation a field. Only UNAVAILABLE should be retried by itself.
+    carries `google.rpc.BadRequest` with one violation a field, and a limit that was reached carries
+    `google.rpc.QuotaFailure` and `google.rpc.RetryInfo`. Only UNAVAILABLE should be retried by itself.
+
+    Where callers are told apart, each call carries the metadata `authorization: Bearer <API key or JWT>`; without it, or
+    with one that is not accepted, every RPC answers UNAUTHENTICATED. A tenant sees its own videos only: those of others
+    are NOT_FOUND.
     """
 
     @staticmethod

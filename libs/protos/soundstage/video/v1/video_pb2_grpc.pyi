@@ -30,7 +30,12 @@ class VideoServiceStub:
     """Makes videos with sound. This is the public API.
 
     Every error carries `google.rpc.ErrorInfo` with domain `soundstage` and a reason in UPPER_SNAKE_CASE; bad input also
-    carries `google.rpc.BadRequest` with one violation a field. Only UNAVAILABLE should be retried by itself.
+    carries `google.rpc.BadRequest` with one violation a field, and a limit that was reached carries
+    `google.rpc.QuotaFailure` and `google.rpc.RetryInfo`. Only UNAVAILABLE should be retried by itself.
+
+    Where callers are told apart, each call carries the metadata `authorization: Bearer <API key or JWT>`; without it, or
+    with one that is not accepted, every RPC answers UNAUTHENTICATED. A tenant sees its own videos only: those of others
+    are NOT_FOUND.
     """
 
     @_typing.overload
@@ -40,7 +45,8 @@ class VideoServiceStub:
     CreateVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.CreateVideoRequest, _video_pb2.CreateVideoResponse]
     """Accepts a video. Returns as soon as it is durably accepted, in state QUEUED.
     Errors: INVALID_ARGUMENT (field and reason), ALREADY_EXISTS with reason REQUEST_ID_REUSED (the same request_id came
-    with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`.
+    with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`;
+    RESOURCE_EXHAUSTED with reason TOO_MANY_QUEUED_VIDEOS or CREDITS_EXHAUSTED.
     """
     GetVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.GetVideoResponse]
     """Reads one video. Errors: NOT_FOUND."""
@@ -69,14 +75,20 @@ class VideoServiceAsyncStub(VideoServiceStub):
     """Makes videos with sound. This is the public API.
 
     Every error carries `google.rpc.ErrorInfo` with domain `soundstage` and a reason in UPPER_SNAKE_CASE; bad input also
-    carries `google.rpc.BadRequest` with one violation a field. Only UNAVAILABLE should be retried by itself.
+    carries `google.rpc.BadRequest` with one violation a field, and a limit that was reached carries
+    `google.rpc.QuotaFailure` and `google.rpc.RetryInfo`. Only UNAVAILABLE should be retried by itself.
+
+    Where callers are told apart, each call carries the metadata `authorization: Bearer <API key or JWT>`; without it, or
+    with one that is not accepted, every RPC answers UNAUTHENTICATED. A tenant sees its own videos only: those of others
+    are NOT_FOUND.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.CreateVideoRequest, _video_pb2.CreateVideoResponse]  # type: ignore[assignment]
     """Accepts a video. Returns as soon as it is durably accepted, in state QUEUED.
     Errors: INVALID_ARGUMENT (field and reason), ALREADY_EXISTS with reason REQUEST_ID_REUSED (the same request_id came
-    with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`.
+    with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`;
+    RESOURCE_EXHAUSTED with reason TOO_MANY_QUEUED_VIDEOS or CREDITS_EXHAUSTED.
     """
     GetVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.GetVideoResponse]  # type: ignore[assignment]
     """Reads one video. Errors: NOT_FOUND."""
@@ -104,7 +116,12 @@ class VideoServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes videos with sound. This is the public API.
 
     Every error carries `google.rpc.ErrorInfo` with domain `soundstage` and a reason in UPPER_SNAKE_CASE; bad input also
-    carries `google.rpc.BadRequest` with one violation a field. Only UNAVAILABLE should be retried by itself.
+    carries `google.rpc.BadRequest` with one violation a field, and a limit that was reached carries
+    `google.rpc.QuotaFailure` and `google.rpc.RetryInfo`. Only UNAVAILABLE should be retried by itself.
+
+    Where callers are told apart, each call carries the metadata `authorization: Bearer <API key or JWT>`; without it, or
+    with one that is not accepted, every RPC answers UNAUTHENTICATED. A tenant sees its own videos only: those of others
+    are NOT_FOUND.
     """
 
     @_abc_1.abstractmethod
@@ -115,7 +132,8 @@ class VideoServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_pb2.CreateVideoResponse, _abc.Awaitable[_video_pb2.CreateVideoResponse]]:
         """Accepts a video. Returns as soon as it is durably accepted, in state QUEUED.
         Errors: INVALID_ARGUMENT (field and reason), ALREADY_EXISTS with reason REQUEST_ID_REUSED (the same request_id came
-        with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`.
+        with another body), NOT_FOUND for an unknown model is reported as INVALID_ARGUMENT on field `model`;
+        RESOURCE_EXHAUSTED with reason TOO_MANY_QUEUED_VIDEOS or CREDITS_EXHAUSTED.
         """
 
     @_abc_1.abstractmethod
