@@ -19,13 +19,22 @@ from typing import NoReturn
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from libs.errors import Internal, NotFound, ResourceExhausted, SoundstageError, Unavailable
+from libs.errors import FailedPrecondition, Internal, NotFound, ResourceExhausted, SoundstageError, Unavailable
 from services.gateway import metrics, states
+from services.gateway.admission import Admission, check_deadline
 from services.gateway.attempts import Attempts, Output
+from services.gateway.dispatcher import Dispatcher
 from services.gateway.records import Records
 from services.gateway.stages import Finished, Job, Previewed, Progressed, StageClient, StageEvent
-from services.gateway.video import Stage, StageTiming, State, Status, Video, VideoResult
-from services.gateway.workflow import VIDEO_ENDED, Conclusion, StageInput, StageOutput
+from services.gateway.video import Stage, StageTiming, State, Status, Video, VideoError, VideoKey, VideoResult
+from services.gateway.workflow import (
+    LONGEST_WAIT_SECONDS,
+    VIDEO_ENDED,
+    Conclusion,
+    PlaceInLine,
+    StageInput,
+    StageOutput,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +44,44 @@ BEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2
 """Progress that follows earlier progress more closely than this is not written down, unless it is a stage's last."""
 
+DEADLINE_MARGIN_SECONDS = 0.2
+"""A video asks again when its deadline has passed, not a moment before."""
+
 MAX_INTERNAL_ATTEMPTS = 3
 """An error that is a stage's own fault is tried again, in case it was passing; more often than this it is not."""
 
 
 class VideoActivities:
     def __init__(
-        self, records: Records, attempts: Attempts, stages: Mapping[Stage, StageClient], preview_every_steps: int
+        self,
+        records: Records,
+        attempts: Attempts,
+        admission: Admission,
+        dispatcher: Dispatcher,
+        stages: Mapping[Stage, StageClient],
+        preview_every_steps: int,
     ) -> None:
         self._records, self._attempts, self._stages = records, attempts, stages
+        self._admission, self._dispatcher = admission, dispatcher
         self._preview_every_steps = preview_every_steps
+
+    @activity.defn(name="ask_for_place")
+    async def ask_for_place(self, key: VideoKey) -> PlaceInLine:
+        """Whether the video may begin. Hands out what is free first, so that nobody waits beside a free place."""
+        await self._dispatcher.dispatch(asking=key)
+        place = await self._admission.place(key)
+        if place is None:
+            return PlaceInLine(refusal=VideoError(VIDEO_ENDED, "the video has ended"))
+        if place.admitted:
+            return PlaceInLine(admitted=True)
+        try:
+            check_deadline(place.deadline)
+        except FailedPrecondition as error:
+            return PlaceInLine(refusal=VideoError(error.reason, str(error)))
+        if place.deadline is None:
+            return PlaceInLine()
+        left = (place.deadline - datetime.now(UTC)).total_seconds() + DEADLINE_MARGIN_SECONDS
+        return PlaceInLine(ask_again_seconds=min(left, LONGEST_WAIT_SECONDS))
 
     @activity.defn(name=Stage.ENCODE.value)
     async def encode(self, given: StageInput) -> StageOutput:
@@ -79,6 +116,8 @@ class VideoActivities:
 
         with suppress(NotFound):
             await self._records.change(conclusion.key, ended)
+        with suppress(Unavailable):
+            await self._dispatcher.dispatch()
 
     async def _stage(self, stage: Stage, given: StageInput) -> StageOutput:
         """One attempt: refuses for a video at its end, gives the earlier result if there is one, else does the work."""
@@ -106,15 +145,18 @@ class VideoActivities:
                 raise _Ended
             if any(timing.stage is stage for timing in status.timings):
                 return status
+            if status.state is State.QUEUED:
+                check_deadline(video.deadline)
             now = datetime.now(UTC)
             start_time = status.start_time or now
             running = replace(status, state=State.RUNNING, stage=stage, stage_start_time=now, start_time=start_time)
             return running.with_progress(0, 0)
 
         try:
+            video = await self._records.get(given.key)
             return await self._records.change(given.key, begun)
         except (NotFound, _Ended):
-            raise ApplicationError("the video has ended", type=VIDEO_ENDED, non_retryable=True) from None
+            raise _ended() from None
 
     async def _attempt(self, stage: Stage, video: Video, given: StageInput) -> Output:
         attempt = f"{stage}-{activity.info().attempt}-{uuid.uuid4().hex[:8]}"
@@ -197,6 +239,10 @@ class VideoActivities:
             preview_every_steps=self._preview_every_steps,
             inputs=given.inputs,
         )
+
+
+def _ended() -> ApplicationError:
+    return ApplicationError("the video has ended", type=VIDEO_ENDED, non_retryable=True)
 
 
 class _Ended(Exception):  # noqa: N818 - not an error: the video needs no more work

@@ -15,6 +15,7 @@ STAGE_SECONDS = Histogram(
 STAGE_ATTEMPTS = Counter(
     "soundstage_gateway_stage_attempts_total", "Attempts of stages, by how they ended.", ["stage", "outcome"]
 )
+ADMITTED = Counter("soundstage_gateway_admitted_videos_total", "Videos that were given a place, and may begin.")
 WATCHERS = Gauge("soundstage_gateway_watchers_videos", "WatchVideo streams that are open.")
 COLLECTED_FILES = Counter("soundstage_gateway_collected_files_total", "Files deleted after their time.", ["why"])
 COLLECTED_BYTES = Counter("soundstage_gateway_collected_bytes_total", "Bytes deleted after their time.", ["why"])

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.errors import NotFound, ResourceExhausted
 from services.gateway import metrics
+from services.gateway.admission import enqueue, follow_state
 from services.gateway.changes import Changes
 from services.gateway.database import Database
 from services.gateway.ledger import Ledger
@@ -139,6 +140,8 @@ class Records:
                 after = replace(after, cost_millicredits=await self._ledger.settle(session, after))
             _write_status(row, after)
             session.add(_event_row(after, preview_jpeg))
+            if status.state is not before.status.state:
+                await follow_state(session, after)
         if status.state is not before.status.state:
             _tell_state(key, before.status.state, status.state)
         self.changes.tell(key.video_id)
@@ -265,6 +268,7 @@ async def _insert(session: AsyncSession, video: Video) -> None:
     session.add(row)
     await session.flush()
     session.add(_event_row(video, b""))
+    enqueue(session, video)
 
 
 def _write_status(row: VideoRow, video: Video) -> None:

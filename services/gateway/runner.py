@@ -42,6 +42,9 @@ class Runner(Protocol):
     async def start(self, video: Video) -> None:
         """Starts the video's work. If it was started before, nothing happens."""
 
+    async def admit(self, key: VideoKey) -> None:
+        """Tells the video's work that it may begin. Work that has ended, or is not there yet, needs no word."""
+
     async def cancel(self, key: VideoKey) -> Work:
         """Asks the work to stop; returns how it stood before. Does not wait."""
 
@@ -85,6 +88,13 @@ class TemporalRunner:
             return
         except (RPCError, RuntimeError) as error:
             raise _unavailable(f"the video's work could not be started: {error}") from error
+
+    async def admit(self, key: VideoKey) -> None:
+        try:
+            await self._connected.get_workflow_handle(key.video_id).signal(MakeVideo.admit, rpc_timeout=CALL_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise _unavailable(f"the video's work could not be told to begin: {error}") from error
 
     async def cancel(self, key: VideoKey) -> Work:
         try:

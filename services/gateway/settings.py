@@ -91,7 +91,10 @@ class GatewaySettings(ServiceSettings):
     """Whether videos cost credits; unset: where callers are told apart."""
 
     max_concurrent_stages: int = Field(default=2, ge=1, le=1000)
-    """Stages that one worker has at work at once, over all videos."""
+    """Stages that one worker has at work at once, and so the videos: each has one stage at work."""
+
+    ageing_seconds: float = Field(default=300.0, gt=0)
+    """A priority class that waits this long while none of its videos begins moves up one class, for one video."""
 
     preview_every_steps: int = Field(default=5, ge=0, le=1000)
     """Ask the denoiser for a preview every so many steps; 0 for none."""

@@ -3,8 +3,9 @@
     QUEUED ──▶ RUNNING ──▶ SUCCEEDED | FAILED
        │          │
        │          ▼
-       └────▶ CANCELLING ──▶ CANCELLED           QUEUED may also end in FAILED, when its work was lost before it began
+       └────▶ CANCELLING ──▶ CANCELLED
 
+QUEUED may end at once: CANCELLED, because nothing had begun; FAILED, when its deadline passed or its work was lost.
 Terminal states never change. A video that is CANCELLING can only become CANCELLED, whatever its last stage reported.
 """
 
@@ -17,7 +18,7 @@ from libs.errors import Internal
 from services.gateway.video import State, Status, VideoError, VideoResult
 
 NEXT: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLING, State.FAILED}),
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLING, State.CANCELLED, State.FAILED}),
     State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLING}),
     State.CANCELLING: frozenset({State.CANCELLED}),
     State.SUCCEEDED: frozenset(),

@@ -172,3 +172,60 @@ class LedgerRow(Base):
     reference: Mapped[str] = mapped_column(String(64))
     amount_millicredits: Mapped[int] = mapped_column(BigInteger)
     balance_millicredits: Mapped[int] = mapped_column(BigInteger)
+
+
+class QueueRow(Base):
+    """One for each video that has not ended. `admit_time` is when it was given its place, from which it may begin."""
+
+    __tablename__ = "queue"
+    __table_args__ = (
+        Index(
+            "ix_queue_waiting",
+            "tenant",
+            "priority",
+            "due_time",
+            "create_time",
+            "video_id",
+            sqlite_where=sql("admit_time IS NULL"),
+            postgresql_where=sql("admit_time IS NULL"),
+        ),
+        Index(
+            "ix_queue_at_work",
+            "tenant",
+            sqlite_where=sql("admit_time IS NOT NULL"),
+            postgresql_where=sql("admit_time IS NOT NULL"),
+        ),
+    )
+
+    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(63))
+    priority: Mapped[str] = mapped_column(String(16))
+    create_time: Mapped[datetime] = mapped_column(UtcTime)
+    due_time: Mapped[datetime] = mapped_column(UtcTime)
+    deadline: Mapped[datetime | None] = mapped_column(UtcTime)
+    cost: Mapped[float] = mapped_column(Float)
+    expected_seconds: Mapped[float] = mapped_column(Float)
+    admit_time: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class TurnRow(Base):
+    """What a tenant has had of a class, in virtual time (`order.py`), and when it last had a turn."""
+
+    __tablename__ = "turns"
+    __table_args__ = (Index("ix_turns_start", "start"),)
+
+    tenant: Mapped[str] = mapped_column(String(63), primary_key=True)
+    priority: Mapped[str] = mapped_column(String(16), primary_key=True)
+    start: Mapped[float] = mapped_column(Float)
+    finish: Mapped[float] = mapped_column(Float)
+    last_time: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class WorkerRow(Base):
+    """A worker that lives: its places count until `expire_time`, unless it says again that it is there."""
+
+    __tablename__ = "workers"
+
+    worker_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    places: Mapped[int] = mapped_column(Integer)
+    expire_time: Mapped[datetime] = mapped_column(UtcTime)

@@ -167,13 +167,13 @@ class Videos:
                         sent_at = _loop_time()
 
     async def cancel(self, key: VideoKey, reason: str) -> View:
-        """CANCELLING until the work has stopped; CANCELLED at once if none had begun.
+        """CANCELLING until the work has stopped; CANCELLED at once if none had begun: then no stage begins any more.
 
         Raises FailedPrecondition, reason VIDEO_ALREADY_FINISHED, for a video that SUCCEEDED or FAILED.
         """
         logger.info("video %s of %s: cancel asked, reason of %d characters", key.video_id, key.tenant, len(reason))
         video = await self._records.change(key, _cancelling)
-        if video.status.state is State.CANCELLING:
+        if video.status.state in (State.CANCELLING, State.CANCELLED):
             video = await self._stop(video)
         return await self._view(video)
 
@@ -300,6 +300,8 @@ class Videos:
 def _cancelling(status: Status) -> Status:
     if status.state in (State.CANCELLING, State.CANCELLED):
         return status
+    if status.state is State.QUEUED:
+        return states.concluded(replace(status, state=State.CANCELLING), datetime.now(UTC), None, None)
     if status.state in states.TERMINAL:
         raise FailedPrecondition(
             f"the video has {status.state}; there is nothing to cancel",

@@ -16,15 +16,18 @@ from libs.artifacts import Store, open_store
 from libs.catalog import Catalog
 from libs.serving import Endpoint, open_channel
 from services.gateway.activities import BEAT_SECONDS, VideoActivities
+from services.gateway.admission import Admission
 from services.gateway.attempts import Attempts
 from services.gateway.changes import Changes
 from services.gateway.collectable import Collectable
 from services.gateway.collector import Collector
 from services.gateway.database import Database
+from services.gateway.dispatcher import Dispatcher
 from services.gateway.door import Door, GuardedDoor, OpenDoor
 from services.gateway.images import Images
 from services.gateway.keys import ApiKeys
 from services.gateway.ledger import Ledger
+from services.gateway.order import Share
 from services.gateway.records import Records
 from services.gateway.retention import Retention
 from services.gateway.runner import TemporalRunner
@@ -52,6 +55,7 @@ class Gateway:
         self._tenants = Tenants(self._database, usual_allowance(settings))
         self._records = Records(self._database, Changes(), self._tenants, Ledger(settings.first_credits))
         self._attempts = Attempts(self._database)
+        self._admission = Admission(self._database, settings.ageing_seconds, Share(1.0, settings.max_running_videos))
         self._runner = TemporalRunner(
             settings.temporal_address, settings.temporal_namespace, settings.temporal_task_queue
         )
@@ -63,7 +67,8 @@ class Gateway:
         await self._database.migrate()
         client = await self._runner.connect(self._settings.temporal_connect_seconds)
         if self._settings.role != "api":
-            await self._start_worker(client)
+            dispatcher = Dispatcher(self._admission, self._runner, self._settings.max_concurrent_stages)
+            await self._start_worker(client, dispatcher)
             self._start_sweeper()
             self._start_collector()
 
@@ -100,7 +105,7 @@ class Gateway:
         keys = ApiKeys(self._database, self._tenants) if settings.api_keys else None
         return GuardedDoor(keys, Tokens(rules) if rules.issuer else None, self._tenants)
 
-    async def _start_worker(self, client: Client) -> None:
+    async def _start_worker(self, client: Client, dispatcher: Dispatcher) -> None:
         settings = self._settings
         channels = StageChannels(
             encoder=_stage_channel(settings, settings.encoder_address),
@@ -110,7 +115,9 @@ class Gateway:
         )
         self._stack.push_async_callback(channels.close)
         stages = grpc_stages(channels, settings.stage_silence_seconds)
-        activities = VideoActivities(self._records, self._attempts, stages, settings.preview_every_steps)
+        activities = VideoActivities(
+            self._records, self._attempts, self._admission, dispatcher, stages, settings.preview_every_steps
+        )
         worker = Worker(
             client,
             task_queue=settings.temporal_task_queue,
@@ -122,6 +129,7 @@ class Gateway:
                 activities.synthesize,
                 activities.mux,
                 activities.conclude,
+                activities.ask_for_place,
             ],
             max_concurrent_activities=settings.max_concurrent_stages,
             max_concurrent_local_activities=MAX_CONCURRENT_RECORDINGS,
@@ -129,7 +137,10 @@ class Gateway:
             max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             default_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
         )
+        await dispatcher.start()
         await self._stack.enter_async_context(worker)
+        self._stack.push_async_callback(dispatcher.stop)
+        self._stack.push_async_callback(_cancelled, asyncio.create_task(dispatcher.run()))
 
     def _start_sweeper(self) -> None:
         settings = self._settings

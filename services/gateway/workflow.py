@@ -6,6 +6,8 @@ happens is in `activities.py`. Only references travel through Temporal; prompts 
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -41,6 +43,12 @@ RECORD_TIMEOUT = timedelta(seconds=30)
 VIDEO_ENDED = "VIDEO_ENDED"
 """Reason given by an activity that finds its video cancelled, deleted or otherwise at its end."""
 
+QUEUED = "queued"
+"""Versioning: videos that were started before there was a queue go on without waiting for a place."""
+
+LONGEST_WAIT_SECONDS = 3600.0
+"""After this long without a word, the video asks again whether it may begin."""
+
 
 @dataclass(frozen=True)
 class StageInput:
@@ -59,17 +67,56 @@ class Conclusion:
     error: VideoError | None = None
 
 
+@dataclass(frozen=True)
+class PlaceInLine:
+    """Whether the video may begin; if not, when to ask again at the latest, or why it never will."""
+
+    admitted: bool = False
+    ask_again_seconds: float = LONGEST_WAIT_SECONDS
+    refusal: VideoError | None = None
+
+
 @workflow.defn(name="MakeVideo")
 class MakeVideo:
+    def __init__(self) -> None:
+        self._admitted = False
+
+    @workflow.signal
+    def admit(self) -> None:
+        """A place is free for this video. Said more than once, it means the same."""
+        self._admitted = True
+
     @workflow.run
     async def run(self, key: VideoKey) -> None:
         try:
-            await self._make(key)
+            refusal = await self._wait_for_place(key) if workflow.patched(QUEUED) else None
+            if refusal is None:
+                await self._make(key)
+        except asyncio.CancelledError:
+            await self._conclude(key, None)
         except ActivityError as failure:
             error = None if is_cancelled_exception(failure) or _has_ended(failure) else _error_of(failure)
             await self._conclude(key, error)
         else:
-            await self._conclude(key, None)
+            await self._conclude(key, refusal)
+
+    async def _wait_for_place(self, key: VideoKey) -> VideoError | None:
+        """Costs nothing while it waits: whoever hands out the places tells it (`dispatcher.py`)."""
+        while not self._admitted:
+            place: PlaceInLine = await workflow.execute_local_activity(
+                "ask_for_place",
+                key,
+                result_type=PlaceInLine,
+                start_to_close_timeout=RECORD_TIMEOUT,
+                retry_policy=RECORD_RETRY,
+            )
+            if place.admitted or place.refusal:
+                return place.refusal
+            with suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: self._admitted, timeout=timedelta(seconds=place.ask_again_seconds)
+                )
+        return None
 
     async def _make(self, key: VideoKey) -> None:
         conditioning = (await self._stage(Stage.ENCODE, key)).refs["conditioning"]
@@ -106,13 +153,13 @@ def _has_ended(failure: ActivityError) -> bool:
 
 
 def _error_of(failure: ActivityError) -> VideoError:
-    stage = Stage(failure.activity_type)
+    stage = Stage(failure.activity_type) if failure.activity_type in set(Stage) else None
     match failure.cause:
         case ApplicationError() as error:
             return VideoError(error.type or "INTERNAL", error.message, stage)
         case TemporalTimeoutError(type=TimeoutType.HEARTBEAT):
             return VideoError("WORKER_LOST", "the processes that made this video were lost too often", stage)
         case TemporalTimeoutError():
-            return VideoError("STAGE_TIMEOUT", f"{stage} took more than {STAGE_TIMEOUT}", stage)
+            return VideoError("STAGE_TIMEOUT", f"{failure.activity_type} took more than {STAGE_TIMEOUT}", stage)
         case _:
             return VideoError("INTERNAL", "internal error", stage)

@@ -1,0 +1,80 @@
+"""Keeps the places filled: a worker's part in the queue.
+
+A video asks when its workflow begins, and every end of a video asks for whoever is next: a free place is taken at once.
+The loop is for what was lost in between: it renews the worker's lease, hands out places that came free by themselves,
+and repeats the word to videos that were admitted and have not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
+
+from libs.errors import SoundstageError
+from services.gateway import metrics
+from services.gateway.admission import Admission
+from services.gateway.runner import Runner
+from services.gateway.video import VideoKey
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 3.0
+LEASE_SECONDS = 20.0
+"""As long as a worker may be silent before its stages are tried elsewhere (`workflow.HEARTBEAT_TIMEOUT`)."""
+UNHEARD_SECONDS = 10.0
+"""A video that was admitted begins within this time, or is told again."""
+AT_ONCE = 100
+
+
+class Dispatcher:
+    """One a worker; `places` is how many videos it can have at work."""
+
+    def __init__(self, admission: Admission, runner: Runner, places: int) -> None:
+        self._admission, self._runner, self._places = admission, runner, places
+        self._worker_id = str(uuid.uuid4())
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        await self._admission.renew(self._worker_id, self._places, LEASE_SECONDS)
+
+    async def run(self) -> NoReturn:
+        """Until cancelled; what goes wrong once is tried again the next time."""
+        while True:
+            try:
+                await self._admission.renew(self._worker_id, self._places, LEASE_SECONDS)
+                await self.dispatch()
+                await self._repeat()
+            except SoundstageError as error:
+                logger.warning("queue: %s", error)
+            await asyncio.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
+
+    async def stop(self) -> None:
+        """Gives its places back, so that nobody is admitted for a worker that is gone."""
+        try:
+            await self._admission.leave(self._worker_id)
+        except SoundstageError as error:
+            logger.warning("queue: %s; the lease ends by itself", error)
+
+    async def dispatch(self, asking: VideoKey | None = None) -> None:
+        """Hands out the free places and tells who got one; `asking` sees for itself."""
+        async with self._turn:
+            admitted = await self._admission.admit()
+        metrics.ADMITTED.inc(len(admitted))
+        for key in admitted:
+            if key != asking:
+                await self._tell(key)
+
+    async def _repeat(self) -> None:
+        before = datetime.now(UTC) - timedelta(seconds=UNHEARD_SECONDS)
+        for key in await self._admission.admitted_but_idle(before, AT_ONCE):
+            await self._tell(key)
+
+    async def _tell(self, key: VideoKey) -> None:
+        try:
+            await self._runner.admit(key)
+        except SoundstageError as error:
+            logger.warning("video %s of %s: %s; told again later", key.video_id, key.tenant, error)
