@@ -19,6 +19,8 @@ MODELS = REPOSITORY / "models"
 STAGES = ("encoder", "denoiser", "audio", "muxer")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 GRACE_SECONDS = 5
+STAGE_AWAY_ATTEMPTS = 8
+"""A minute and a half: nobody starts a service anew here that has died."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def _gateway_settings(state: State, ports: Mapping[str, int]) -> dict[str, str]:
         **stages,
         "DATABASE_URL": f"sqlite+aiosqlite:///{state.records}",
         "TEMPORAL_ADDRESS": f"127.0.0.1:{ports['temporal']}",
+        "STAGE_AWAY_ATTEMPTS": str(STAGE_AWAY_ATTEMPTS),
     }
 
 

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from libs.errors import FailedPrecondition, Internal, NotFound, ResourceExhausted, SoundstageError, Unavailable
+from libs.errors import FailedPrecondition, Internal, NotFound, SoundstageError, Unavailable
 from services.gateway import metrics, states
 from services.gateway.admission import Admission, check_deadline
-from services.gateway.attempts import Attempts, Output
+from services.gateway.attempts import FINISHED, SUPERSEDED, Attempts, Output
+from services.gateway.concluding import conclude
 from services.gateway.dispatcher import Dispatcher
 from services.gateway.records import Records
+from services.gateway.retries import WORKER_LOST, Retries, too_deadly
 from services.gateway.stages import Finished, Job, Previewed, Progressed, StageClient, StageEvent
-from services.gateway.video import Stage, StageTiming, State, Status, Video, VideoError, VideoKey, VideoResult
+from services.gateway.video import Stage, StageTiming, State, Status, Video, VideoError, VideoKey
 from services.gateway.workflow import (
     LONGEST_WAIT_SECONDS,
     VIDEO_ENDED,
@@ -37,6 +40,7 @@ from services.gateway.workflow import (
 )
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BEAT_SECONDS = 1.0
 """Temporal tells an activity that it was cancelled when that sends a heartbeat; a silent stage must not delay it."""
@@ -47,8 +51,9 @@ PROGRESS_SECONDS = 0.2
 DEADLINE_MARGIN_SECONDS = 0.2
 """A video asks again when its deadline has passed, not a moment before."""
 
-MAX_INTERNAL_ATTEMPTS = 3
-"""An error that is a stage's own fault is tried again, in case it was passing; more often than this it is not."""
+RECORD_SECONDS, RECORD_PAUSE_SECONDS = 60.0, 0.5
+"""For how long a finished stage's output is written down again and again when the database is away: minutes of work
+must not be lost to a restart of it."""
 
 
 class VideoActivities:
@@ -59,11 +64,12 @@ class VideoActivities:
         admission: Admission,
         dispatcher: Dispatcher,
         stages: Mapping[Stage, StageClient],
+        retries: Retries,
         preview_every_steps: int,
     ) -> None:
         self._records, self._attempts, self._stages = records, attempts, stages
         self._admission, self._dispatcher = admission, dispatcher
-        self._preview_every_steps = preview_every_steps
+        self._retries, self._preview_every_steps = retries, preview_every_steps
 
     @activity.defn(name="ask_for_place")
     async def ask_for_place(self, key: VideoKey) -> PlaceInLine:
@@ -106,31 +112,27 @@ class VideoActivities:
     @activity.defn(name="conclude")
     async def conclude(self, conclusion: Conclusion) -> None:
         """Brings the video to its terminal state. A video that already is in one, or was deleted, stays as it is."""
-        muxed = await self._attempts.winner(conclusion.key, Stage.MUX)
-        result = VideoResult(muxed.refs["video"], muxed.refs["poster"], muxed.duration_seconds) if muxed else None
-
-        def ended(status: Status) -> Status:
-            if status.state in states.TERMINAL:
-                return status
-            return states.concluded(status, datetime.now(UTC), result, conclusion.error)
-
-        with suppress(NotFound):
-            await self._records.change(conclusion.key, ended)
+        await conclude(self._records, self._attempts, conclusion.key, conclusion.error)
         with suppress(Unavailable):
             await self._dispatcher.dispatch()
 
     async def _stage(self, stage: Stage, given: StageInput) -> StageOutput:
         """One attempt: refuses for a video at its end, gives the earlier result if there is one, else does the work."""
         heartbeats = asyncio.create_task(_beat())
+        attempt = _attempt_id(stage)
         try:
-            video = await self._begin(stage, given)
+            video = await self._begin(stage, attempt, given)
             output = await self._attempts.winner(given.key, stage)
             if output is None:
-                output = await self._attempt(stage, video, given)
-            await self._note_end(stage, video, output)
+                output = await self._attempt(stage, attempt, video, given)
+            await _persistently(lambda: self._note_end(stage, video, output))
             return StageOutput(dict(output.refs))
+        except _Ended:
+            raise _ended() from None
+        except _Superseded:
+            raise ApplicationError("another attempt has taken over", type="SUPERSEDED") from None
         except SoundstageError as error:
-            _fail(error)
+            await self._fail(stage, given.key, error)
         except asyncio.CancelledError:
             _fail_if_worker_stops()
             raise
@@ -139,10 +141,18 @@ class VideoActivities:
             with suppress(asyncio.CancelledError):
                 await heartbeats
 
-    async def _begin(self, stage: Stage, given: StageInput) -> Video:
+    async def _begin(self, stage: Stage, attempt: str, given: StageInput) -> Video:
+        """The video, now in this attempt of the stage, unless a later attempt has begun.
+
+        A worker that was away for so long that it was taken for dead must not take over from its successor.
+        """
+        number = activity.info().attempt
+
         def begun(status: Status) -> Status:
             if status.state in states.TERMINAL or status.state is State.CANCELLING:
                 raise _Ended
+            if status.stage is stage and status.attempt_number > number:
+                raise _Superseded
             if any(timing.stage is stage for timing in status.timings):
                 return status
             if status.state is State.QUEUED:
@@ -150,34 +160,40 @@ class VideoActivities:
             now = datetime.now(UTC)
             start_time = status.start_time or now
             running = replace(status, state=State.RUNNING, stage=stage, stage_start_time=now, start_time=start_time)
-            return running.with_progress(0, 0)
+            return replace(running, attempt=attempt, attempt_number=number).with_progress(0, 0)
 
         try:
             video = await self._records.get(given.key)
             return await self._records.change(given.key, begun)
-        except (NotFound, _Ended):
-            raise _ended() from None
+        except NotFound:
+            raise _Ended from None
 
-    async def _attempt(self, stage: Stage, video: Video, given: StageInput) -> Output:
-        attempt = f"{stage}-{activity.info().attempt}-{uuid.uuid4().hex[:8]}"
-        await self._attempts.begin(video, stage, attempt)
+    async def _attempt(self, stage: Stage, attempt: str, video: Video, given: StageInput) -> Output:
+        if too_deadly(await self._attempts.failed(video.key, stage)):
+            raise FailedPrecondition("the processes that made this video were lost too often", reason=WORKER_LOST)
+        await self._attempts.begin(video, stage, attempt, activity.info().attempt)
         logger.info("video %s of %s: attempt %s begins", video.key.video_id, video.key.tenant, attempt)
-        outcome = "LOST"
+        outcome, message = "STOPPED", ""
         try:
-            output = await self._work(stage, self._job(video, attempt, given))
-            output = await self._attempts.finish(video.key, stage, attempt, output)
-            outcome = "FINISHED"
+            made = await self._work(stage, self._job(video, attempt, given))
+            output = await _persistently(lambda: self._attempts.finish(video.key, stage, attempt, made))
+            outcome = FINISHED
             metrics.STAGE_SECONDS.labels(stage=stage.value).observe(output.seconds)
-        except asyncio.CancelledError:
-            outcome = "STOPPED"
+        except _Ended:
+            raise
+        except _Superseded:
+            outcome = SUPERSEDED
             raise
         except SoundstageError as error:
-            outcome = error.reason
+            outcome, message = error.reason, str(error)
             raise
+        except Exception as error:
+            outcome, message = "INTERNAL", "internal error"
+            raise Internal("internal error", reason="INTERNAL") from error
         else:
             return output
         finally:
-            await self._note_outcome(stage, video, attempt, outcome)
+            await self._note_outcome(stage, video, attempt, outcome, message)
 
     async def _work(self, stage: Stage, job: Job) -> Output:
         start_time, began = datetime.now(UTC), time.monotonic()
@@ -203,10 +219,27 @@ class VideoActivities:
                     if step < total_steps and time.monotonic() - written < PROGRESS_SECONDS:
                         continue
                     written = time.monotonic()
-                    await self._records.change(job.key, _progressed(step, total_steps))
+                    await self._tell(job, (step, total_steps))
                 case Previewed(jpeg):
-                    await self._records.change(job.key, lambda status: status, preview_jpeg=jpeg)
+                    await self._tell(job, None, jpeg)
         raise Internal("the stage ended without a result", reason="STAGE_WITHOUT_RESULT")
+
+    async def _tell(self, job: Job, steps: tuple[int, int] | None, preview_jpeg: bytes = b"") -> None:
+        """Writes down how far the stage is, if this attempt is the one that counts; else the attempt ends here."""
+
+        def told(status: Status) -> Status:
+            if status.state in states.TERMINAL:
+                raise _Ended
+            if status.attempt != job.attempt:
+                raise _Superseded
+            return status.with_progress(*steps) if steps else status
+
+        try:
+            await self._records.change(job.key, told, preview_jpeg)
+        except NotFound:
+            raise _Ended from None
+        except Unavailable as error:  # the work is worth more than the news of it
+            logger.warning("video %s of %s: progress not written: %s", job.key.video_id, job.key.tenant, error)
 
     async def _note_end(self, stage: Stage, video: Video, output: Output) -> None:
         timing = StageTiming(
@@ -221,12 +254,27 @@ class VideoActivities:
 
         await self._records.change(video.key, with_timing)
 
-    async def _note_outcome(self, stage: Stage, video: Video, attempt: str, outcome: str) -> None:
+    async def _note_outcome(self, stage: Stage, video: Video, attempt: str, outcome: str, message: str) -> None:
         metrics.STAGE_ATTEMPTS.labels(stage=stage.value, outcome=outcome).inc()
         logger.info("video %s of %s: attempt %s: %s", video.key.video_id, video.key.tenant, attempt, outcome)
-        if outcome != "FINISHED":
+        if outcome != FINISHED:
             with suppress(Unavailable):
-                await asyncio.shield(self._attempts.end(video.key, stage, attempt, outcome))
+                await asyncio.shield(self._attempts.end(video.key, stage, attempt, outcome, message))
+
+    async def _fail(self, stage: Stage, key: VideoKey, error: SoundstageError) -> NoReturn:
+        """Tells Temporal what went wrong, and whether and when another attempt makes sense."""
+        number = activity.info().attempt
+        try:
+            failed = await self._attempts.failed(key, stage)
+        except Unavailable:
+            failed = []
+        earlier = [one for one in failed if one.number != number]
+        raise ApplicationError(
+            str(error),
+            type=error.reason,
+            non_retryable=not self._retries.may_follow(error, earlier),
+            next_retry_delay=self._retries.wait(number),
+        ) from error
 
     def _job(self, video: Video, attempt: str, given: StageInput) -> Job:
         return Job(
@@ -249,17 +297,30 @@ class _Ended(Exception):  # noqa: N818 - not an error: the video needs no more w
     pass
 
 
+class _Superseded(Exception):  # noqa: N818 - not an error: another attempt does the work
+    pass
+
+
+def _attempt_id(stage: Stage) -> str:
+    return f"{stage}-{activity.info().attempt}-{uuid.uuid4().hex[:8]}"
+
+
 async def _beat() -> None:
     while True:
         activity.heartbeat()
         await asyncio.sleep(BEAT_SECONDS)
 
 
-def _progressed(step: int, total_steps: int) -> Callable[[Status], Status]:
-    def new(status: Status) -> Status:
-        return status if status.state in states.TERMINAL else status.with_progress(step, total_steps)
-
-    return new
+async def _persistently(write: Callable[[], Awaitable[T]]) -> T:
+    """Tries again while the database is away, for a bounded time."""
+    deadline = time.monotonic() + RECORD_SECONDS
+    while True:
+        try:
+            return await write()
+        except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(RECORD_PAUSE_SECONDS * random.uniform(0.7, 1.3))
 
 
 def _fail_if_worker_stops() -> None:
@@ -267,11 +328,3 @@ def _fail_if_worker_stops() -> None:
     details = activity.cancellation_details()
     if details is not None and details.worker_shutdown:
         raise ApplicationError("the worker is stopping", type="WORKER_STOPPING")
-
-
-def _fail(error: SoundstageError) -> NoReturn:
-    """Tells Temporal what went wrong and whether trying again makes sense."""
-    retryable = isinstance(error, Unavailable | ResourceExhausted | Internal)
-    if isinstance(error, Internal) and activity.info().attempt >= MAX_INTERNAL_ATTEMPTS:
-        retryable = False
-    raise ApplicationError(str(error), type=error.reason, non_retryable=not retryable) from error

@@ -11,15 +11,22 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.artifacts import Ref
+from libs.errors import NotFound
 from services.gateway.database import Database
 from services.gateway.progress import work_units
+from services.gateway.retries import WORKER_LOST
 from services.gateway.tables import AttemptRow
-from services.gateway.video import Spec, Stage, Video, VideoKey, ref_to_json
+from services.gateway.video import AttemptError, Spec, Stage, Video, VideoKey, ref_to_json
 
 MEASURED_VIDEOS = 8
 """How many of the model's last results a stage's speed is averaged over."""
 
 STARTED, FINISHED, SUPERSEDED = "STARTED", "FINISHED", "SUPERSEDED"
+INNOCENT = frozenset({FINISHED, SUPERSEDED, "STOPPED", "WORKER_STOPPING"})
+"""Outcomes that are no failures: such attempts count for nothing when another is considered."""
+
+MOST_REASON_CHARACTERS, MOST_MESSAGE_CHARACTERS = 64, 400
+LOST_MESSAGE = "the process that ran this attempt was lost"
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Attempts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, video: Video, stage: Stage, attempt: str) -> None:
+    async def begin(self, video: Video, stage: Stage, attempt: str, number: int) -> None:
         row = AttemptRow(
             video_id=video.key.video_id,
             stage=stage.value,
@@ -49,6 +56,8 @@ class Attempts:
             start_time=datetime.now(UTC),
             end_time=None,
             outcome=STARTED,
+            number=number,
+            message="",
             won=0,
             seconds=0.0,
             load_seconds=0.0,
@@ -60,19 +69,37 @@ class Attempts:
             session.add(row)
 
     async def finish(self, key: VideoKey, stage: Stage, attempt: str, output: Output) -> Output:
-        """Records the output if no other attempt of the stage has finished; returns the output that counts."""
+        """Records the output if no other attempt of the stage has finished; returns the output that counts.
+
+        Doing it again does no harm. Raises NotFound when the video was deleted meanwhile.
+        """
         try:
             async with self._database.write() as session:
-                earlier = await _winner(session, key, stage)
-                row = await session.get_one(AttemptRow, (key.video_id, stage.value, attempt))
-                _write(row, output, FINISHED if earlier is None else SUPERSEDED)
-                row.won = 0 if earlier else 1
+                row = await session.get(AttemptRow, (key.video_id, stage.value, attempt))
+                if row is None:
+                    raise NotFound("the video was deleted while it was made", reason="VIDEO_NOT_FOUND")
+                winner = await _winning_row(session, key, stage)
+                if winner is None:
+                    _write(row, output, FINISHED)
+                    row.won = 1
+                elif winner.attempt != attempt:
+                    _write(row, output, SUPERSEDED)
         except IntegrityError:  # another process recorded its attempt at this very moment
             await self.end(key, stage, attempt, SUPERSEDED)
-        winner = await self.winner(key, stage)
-        return winner or output
+        return await self.winner(key, stage) or output
 
-    async def end(self, key: VideoKey, stage: Stage, attempt: str, outcome: str) -> None:
+    async def failed(self, key: VideoKey, stage: Stage) -> list[AttemptError]:
+        """The stage's attempts that gave nothing, oldest first. One that never said how it ended was lost."""
+        query = (
+            select(AttemptRow)
+            .where(AttemptRow.video_id == key.video_id, AttemptRow.stage == stage.value)
+            .where(AttemptRow.outcome.not_in(INNOCENT))
+            .order_by(AttemptRow.number, AttemptRow.start_time)
+        )
+        async with self._database.read() as session:
+            return [_failure(row) for row in await session.scalars(query)]
+
+    async def end(self, key: VideoKey, stage: Stage, attempt: str, outcome: str, message: str = "") -> None:
         """Records that an attempt ended without an output; `outcome` is the reason."""
         one = (
             AttemptRow.video_id == key.video_id,
@@ -80,7 +107,11 @@ class Attempts:
             AttemptRow.attempt == attempt,
         )
         async with self._database.write() as session:
-            values = {"outcome": outcome[:64], "end_time": datetime.now(UTC)}
+            values = {
+                "outcome": outcome[:MOST_REASON_CHARACTERS],
+                "message": message[:MOST_MESSAGE_CHARACTERS],
+                "end_time": datetime.now(UTC),
+            }
             await session.execute(update(AttemptRow).where(*one).values(values))
 
     async def winner(self, key: VideoKey, stage: Stage) -> Output | None:
@@ -95,11 +126,16 @@ class Attempts:
         return known if len(known) == len(Stage) else {}
 
 
+async def _winning_row(session: AsyncSession, key: VideoKey, stage: Stage) -> AttemptRow | None:
+    query = select(AttemptRow).where(AttemptRow.video_id == key.video_id, AttemptRow.stage == stage.value)
+    return await session.scalar(query.where(AttemptRow.won == 1))
+
+
 async def _winner(session: AsyncSession, key: VideoKey, stage: Stage) -> Output | None:
-    of_stage = (AttemptRow.video_id == key.video_id, AttemptRow.stage == stage.value)
-    row = await session.scalar(select(AttemptRow).where(*of_stage, AttemptRow.won == 1))
+    row = await _winning_row(session, key, stage)
     if row is None:
         return None
+    of_stage = (AttemptRow.video_id == key.video_id, AttemptRow.stage == stage.value)
     attempts = await session.scalar(select(func.count()).where(*of_stage, AttemptRow.start_time <= row.start_time))
     return Output(
         refs={name: Ref(**ref) for name, ref in row.outputs.items()},
@@ -122,6 +158,12 @@ async def _seconds_per_unit(session: AsyncSession, model: str, stage: Stage) -> 
     rows = (await session.execute(last)).all()
     speeds = [max(row.seconds - row.load_seconds, 0.0) / row.work_units for row in rows]
     return sum(speeds) / len(speeds) if speeds else None
+
+
+def _failure(row: AttemptRow) -> AttemptError:
+    if row.outcome == STARTED:
+        return AttemptError(row.number, WORKER_LOST, LOST_MESSAGE, row.start_time)
+    return AttemptError(row.number, row.outcome, row.message, row.start_time)
 
 
 def _write(row: AttemptRow, output: Output, outcome: str) -> None:

@@ -139,7 +139,16 @@ def timing_to_proto(timing: StageTiming) -> pb.StageTiming:
 
 def error_to_proto(error: VideoError) -> pb.VideoError:
     stage = STAGE[error.stage] if error.stage else pb.STAGE_UNSPECIFIED
-    return pb.VideoError(reason=error.reason, message=error.message, stage=stage)
+    attempts = [
+        pb.AttemptError(
+            number=attempt.number,
+            reason=attempt.reason,
+            message=attempt.message,
+            start_time=_timestamp(attempt.start_time),
+        )
+        for attempt in error.attempts
+    ]
+    return pb.VideoError(reason=error.reason, message=error.message, stage=stage, attempts=attempts)
 
 
 def result_to_proto(view: View) -> pb.VideoResult:

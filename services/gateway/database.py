@@ -1,8 +1,9 @@
 """The connection to the database, and bringing its schema up to date.
 
-SQLite is used with a write-ahead log, so that readers never wait for a writer, and every writing transaction takes
-the write lock when it begins (BEGIN IMMEDIATE): taking it later could fail half-way, whatever the busy timeout.
-Writers wait for each other at most `BUSY_TIMEOUT_SECONDS`.
+The setting names SQLite or PostgreSQL by an ordinary URL; the drivers are chosen here. SQLite has a write-ahead
+log, so that readers never wait for a writer, and every writing transaction takes the write lock when it begins (BEGIN
+IMMEDIATE): taking it later could fail half-way, whatever the busy timeout. Writers wait for each other at most
+`BUSY_TIMEOUT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.util import await_only
 
 from libs.errors import Unavailable
 
 BUSY_TIMEOUT_SECONDS = 15
+CONNECT_SECONDS, COMMAND_SECONDS = 5.0, 30.0
+"""How long PostgreSQL may take to let us in, and for one statement."""
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+AWAY_STATES = ("08", "40", "53", "55P03", "57P")
+"""SQLSTATEs: connection lost, rolled back, out of a resource, lock not to be had, shutting down or starting up."""
 WRITE_AHEAD_LOG_ATTEMPTS = 50
 MIGRATION_LOCK = 7_205_001
 """Any constant number: PostgreSQL's advisory lock under which only one process migrates at a time."""
@@ -34,7 +41,7 @@ class Database:
     """Gives sessions; `async with database.write() as session` commits at the end, or rolls back on an error."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(url)
+        self._engine = _engine(url)
         self._writing = self._engine.execution_options(soundstage_write=True)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
@@ -42,6 +49,10 @@ class Database:
 
     async def migrate(self) -> None:
         """Brings the schema to the newest version; safe when several processes start at once."""
+        with _translated():
+            await self._migrate()
+
+    async def _migrate(self) -> None:
         async with self._writing.begin() as connection:
             if connection.dialect.name == "postgresql":
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
@@ -70,8 +81,29 @@ class _translated:  # noqa: N801 - reads as a word in `with`
         return None
 
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OperationalError):
+        if error is not None and _is_away(error):
             raise Unavailable("the database is away or busy; try again", reason="DATABASE_UNAVAILABLE") from error
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether it is the fault of the server, the connection, a full disk, or of others who write at the moment."""
+    if isinstance(error, DBAPIError):
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        return isinstance(error, OperationalError) or error.connection_invalidated or state.startswith(AWAY_STATES)
+    return isinstance(error, OSError | PoolTimeoutError)  # a refused connection comes as the system said it
+
+
+def _engine(url: str) -> AsyncEngine:
+    parsed = make_url(url)
+    driver = DRIVERS.get(parsed.drivername, parsed.drivername)
+    if driver.startswith("sqlite"):
+        return create_async_engine(parsed.set(drivername=driver))
+    return create_async_engine(
+        parsed.set(drivername=driver),
+        connect_args={"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS},
+        pool_timeout=BUSY_TIMEOUT_SECONDS,
+        pool_pre_ping=True,  # after a restart of the server, every connection in the pool is dead
+    )
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's own type

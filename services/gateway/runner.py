@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import Priority as TemporalPriority
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
@@ -18,11 +19,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from libs.errors import Unavailable
 from services.gateway.video import Priority, Video, VideoKey
-from services.gateway.workflow import MakeVideo
+from services.gateway.workflow import MakeVideo, VideoWork
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT = timedelta(seconds=5)
+WORKFLOW_TASK_SECONDS = 10.0
+"""Temporal's own default, at most: after this long a step of a workflow is given to another worker."""
 CONNECT_PAUSE_SECONDS = 0.3
 PRIORITY_KEY = {Priority.INTERACTIVE: 1, Priority.STANDARD: 3, Priority.BATCH: 5}
 """Temporal serves lower keys first; 3 is its own default."""
@@ -54,8 +57,9 @@ class Runner(Protocol):
 class TemporalRunner:
     """One workflow a video; the workflow's id is the video's."""
 
-    def __init__(self, address: str, namespace: str, task_queue: str) -> None:
+    def __init__(self, address: str, namespace: str, task_queue: str, worker_silence_seconds: float = 20.0) -> None:
         self._address, self._namespace, self._task_queue = address, namespace, task_queue
+        self._worker_silence_seconds = worker_silence_seconds
         self._client: Client | None = None
 
     async def connect(self, timeout_seconds: float) -> Client:
@@ -76,11 +80,12 @@ class TemporalRunner:
         try:
             await self._connected.start_workflow(
                 MakeVideo.run,
-                video.key,
+                VideoWork(video.key.tenant, video.key.video_id, self._worker_silence_seconds),
                 id=video.key.video_id,
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                task_timeout=timedelta(seconds=min(self._worker_silence_seconds, WORKFLOW_TASK_SECONDS)),
                 priority=TemporalPriority(priority_key=PRIORITY_KEY[video.priority]),
                 rpc_timeout=CALL_TIMEOUT,
             )
@@ -100,7 +105,7 @@ class TemporalRunner:
         try:
             await self._connected.get_workflow_handle(key.video_id).cancel(rpc_timeout=CALL_TIMEOUT)
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:  # says Temporal of one that has ended, too
+            if _is_missing(error):  # says Temporal of one that has ended, too
                 return await self.state(key)
             raise _unavailable(f"the video's work could not be told to stop: {error}") from error
         return Work.RUNNING
@@ -109,7 +114,7 @@ class TemporalRunner:
         try:
             found = await self._connected.get_workflow_handle(key.video_id).describe(rpc_timeout=CALL_TIMEOUT)
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
+            if _is_missing(error):
                 return Work.MISSING
             raise _unavailable(f"the video's work could not be looked up: {error}") from error
         return Work.RUNNING if found.status is WorkflowExecutionStatus.RUNNING else Work.ENDED
@@ -119,6 +124,12 @@ class TemporalRunner:
         if self._client is None:
             raise _unavailable("not connected to Temporal yet")
         return self._client
+
+
+def _is_missing(error: RPCError) -> bool:
+    """Of a namespace that is not there (yet), Temporal says NOT_FOUND, too: nothing is known of the workflow then."""
+    no_namespace = any(detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details)
+    return error.status is RPCStatusCode.NOT_FOUND and not no_namespace
 
 
 def _unavailable(message: str) -> Unavailable:

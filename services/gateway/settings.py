@@ -21,8 +21,8 @@ class GatewaySettings(ServiceSettings):
     role: Literal["all", "api", "worker"] = "all"
     """`api` answers callers, `worker` runs the videos, `all` does both in one process."""
 
-    database_url: str = Field(default_factory=lambda: f"sqlite+aiosqlite:///{Path('.state/gateway.db').resolve()}")
-    """SQLAlchemy URL with an async driver: `sqlite+aiosqlite:////absolute/file.db` or `postgresql+asyncpg://…`."""
+    database_url: str = Field(default_factory=lambda: f"sqlite:///{Path('.state/gateway.db').resolve()}")
+    """`sqlite:////absolute/file.db`, or `postgresql://user:password@host/database`; migrated at start."""
 
     temporal_address: str = "127.0.0.1:7233"
     """host:port of Temporal's frontend."""
@@ -101,6 +101,15 @@ class GatewaySettings(ServiceSettings):
 
     stage_silence_seconds: float = Field(default=20.0, gt=5)
     """A stage that sends nothing for this long is taken for lost. Stages send something every 5 s."""
+
+    worker_silence_seconds: float = Field(default=20.0, ge=2)
+    """A worker that is silent for this long is taken for dead; its stages are tried again. Beats come each second."""
+
+    stage_away_attempts: int = Field(default=60, ge=1, le=500)
+    """Attempts of a stage while it cannot be reached, or its store or database is away; 60 are about half an hour."""
+
+    retry_first_seconds: float = Field(default=1.0, gt=0, le=30)
+    """Wait before the second attempt of a stage; doubles up to 30 s, each with jitter."""
 
     watch_silence_seconds: float = Field(default=8.0, gt=0, le=10)
     """WatchVideo repeats the last event after this long without a new one."""

@@ -21,9 +21,13 @@ from soundstage.encoder.v1 import encoder_pb2, encoder_pb2_grpc
 from soundstage.muxer.v1 import muxer_pb2, muxer_pb2_grpc
 
 from libs.artifacts import Ref, ref_from_proto, ref_to_proto
-from libs.errors import Unavailable
+from libs.errors import SoundstageError, Unavailable
 from libs.serving import error_from_rpc
+from services.gateway.retries import STAGE_LOST, STAGE_SILENT
 from services.gateway.video import AudioIntent, Priority, Spec, Stage, VideoKey
+
+BROKEN = ("Socket closed", "Connection reset", "Broken pipe")
+"""How gRPC words a connection that was there and went away; there is no code for it."""
 
 SILENCE_SECONDS = 20.0
 """A stage sends something every 5 s. After this long without anything it is taken for lost and the RPC is cancelled."""
@@ -93,12 +97,13 @@ class GrpcStage:
         self._silence_seconds = silence_seconds
 
     async def run(self, job: Job) -> AsyncGenerator[StageEvent, None]:
-        call = self._rpc(self._request(job))
+        call, heard = self._rpc(self._request(job)), False
         try:
             while (message := await self._read(call)) is not grpc.aio.EOF:
+                heard = True
                 yield self._event(message)
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            raise _told_or_lost(error, heard=heard) from error
         finally:
             if not call.done():
                 call.cancel()
@@ -109,9 +114,7 @@ class GrpcStage:
             async with asyncio.timeout(self._silence_seconds):
                 return await call.read()
         except TimeoutError as error:
-            raise Unavailable(
-                f"the stage said nothing for {self._silence_seconds:g} s", reason="STAGE_SILENT"
-            ) from error
+            raise Unavailable(f"the stage said nothing for {self._silence_seconds:g} s", reason=STAGE_SILENT) from error
 
     def _event(self, message: Any) -> StageEvent:  # noqa: ANN401 - one of five messages
         match message.WhichOneof("event"):
@@ -132,6 +135,17 @@ class GrpcStage:
             gpu_seconds=result.usage.gpu_seconds,
             duration_seconds=getattr(result, "duration_seconds", 0.0),
         )
+
+
+def _told_or_lost(error: grpc.aio.AioRpcError, *, heard: bool) -> SoundstageError:
+    """What the service told; without a word from it, a stage that died at its work or one that was never reached."""
+    told = error_from_rpc(error)
+    if not isinstance(told, Unavailable) or told.reason != error.code().name:
+        return told
+    details = error.details() or ""
+    if heard or any(broken in details for broken in BROKEN):
+        return Unavailable("the stage was lost at its work", reason=STAGE_LOST)
+    return Unavailable(f"the stage cannot be reached: {details}", reason="STAGE_AWAY")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 - QUEUED without a workflow: the process that accepted it was lost before it started the work. Started now.
 - CANCELLING with work that goes on: the wish to stop was lost. Passed on again; with no work it is CANCELLED.
-- RUNNING without work: the workflow was ended from outside. FAILED, reason WORK_LOST.
+- RUNNING without work: the workflow was ended from outside, or its end could not be written down. SUCCEEDED if the last
+  stage gave its result, else FAILED, reason WORK_LOST.
 
 Only videos to which nothing happened for a while are looked at, a bounded number at a time, by each worker; doing the
 same thing twice does no harm.
@@ -16,11 +17,13 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
-from libs.errors import NotFound, SoundstageError
+from libs.errors import SoundstageError, Unavailable
 from services.gateway import metrics, states
+from services.gateway.attempts import Attempts
+from services.gateway.concluding import conclude
 from services.gateway.records import Records
 from services.gateway.runner import Runner, Work
-from services.gateway.video import State, Status, Video, VideoError
+from services.gateway.video import Stage, State, Video, VideoError
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +32,10 @@ LOST = VideoError("WORK_LOST", "the work on this video was lost; create it again
 
 
 class Sweeper:
-    def __init__(self, records: Records, runner: Runner, every_seconds: float, quiet_seconds: float) -> None:
-        self._records, self._runner = records, runner
+    def __init__(
+        self, records: Records, attempts: Attempts, runner: Runner, every_seconds: float, quiet_seconds: float
+    ) -> None:
+        self._records, self._attempts, self._runner = records, attempts, runner
         self._every_seconds, self._quiet_seconds = every_seconds, quiet_seconds
 
     async def run(self) -> NoReturn:
@@ -47,29 +52,28 @@ class Sweeper:
         for video in await self._records.quiet_since(states.ACTIVE, before, AT_ONCE):
             try:
                 await self._look_at(video)
-                await self._records.touch(video.key)
-            except NotFound:  # deleted meanwhile
-                continue
+            except Unavailable:
+                raise
+            except SoundstageError as error:  # of this video alone; those after it must not wait for it
+                logger.warning("video %s of %s: sweep: %s", video.key.video_id, video.key.tenant, error)
+            await self._records.touch(video.key)
 
     async def _look_at(self, video: Video) -> None:
         if video.status.state is State.CANCELLING:
             if await self._runner.cancel(video.key) is not Work.RUNNING:
-                await self._end(video, "cancelled")
+                await self._end(video, "ended")
             return
         work = await self._runner.state(video.key)
         if work is Work.MISSING and video.status.state is State.QUEUED:
             await self._runner.start(video)
             self._note(video, "started")
         elif work is not Work.RUNNING:
-            await self._end(video, "failed")
+            await self._end(video, "ended")
 
     async def _end(self, video: Video, action: str) -> None:
-        def ended(status: Status) -> Status:
-            if status.state in states.TERMINAL:
-                return status
-            return states.concluded(status, datetime.now(UTC), None, LOST)
-
-        await self._records.change(video.key, ended)
+        """Lost is only what has no result: the work may have been done and its end not written down."""
+        muxed = await self._attempts.winner(video.key, Stage.MUX)
+        await conclude(self._records, self._attempts, video.key, None if muxed else LOST)
         self._note(video, action)
 
     def _note(self, video: Video, action: str) -> None:

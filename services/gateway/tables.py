@@ -120,6 +120,8 @@ class AttemptRow(Base):
     start_time: Mapped[datetime] = mapped_column(UtcTime)
     end_time: Mapped[datetime | None] = mapped_column(UtcTime)
     outcome: Mapped[str] = mapped_column(String(64))
+    number: Mapped[int] = mapped_column(Integer, server_default="0")
+    message: Mapped[str] = mapped_column(String(400), server_default="")
     won: Mapped[int] = mapped_column(Integer)
     seconds: Mapped[float] = mapped_column(Float)
     load_seconds: Mapped[float] = mapped_column(Float)

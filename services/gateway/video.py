@@ -129,15 +129,31 @@ class VideoResult:
 
 
 @dataclass(frozen=True)
+class AttemptError:
+    """Why one attempt of a stage gave nothing. `number` counts from 1."""
+
+    number: int
+    reason: str
+    message: str
+    start_time: datetime
+
+
+@dataclass(frozen=True)
 class VideoError:
+    """`attempts`: the stage's failed attempts, oldest first; empty when none had begun."""
+
     reason: str
     message: str
     stage: Stage | None = None
+    attempts: tuple[AttemptError, ...] = ()
 
 
 @dataclass(frozen=True)
 class Status:
-    """Everything that changes while a video is made. `states.advance` decides which change is allowed."""
+    """Everything that changes while a video is made. `states.advance` decides which change is allowed.
+
+    `attempt` is the one that tells how the stage goes; what any other says of it is not written down.
+    """
 
     state: State = State.QUEUED
     stage: Stage | None = None
@@ -149,6 +165,8 @@ class Status:
     error: VideoError | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    attempt: str = ""
+    attempt_number: int = 0
 
     def with_progress(self, step: int, total_steps: int) -> Status:
         return replace(self, step=step, total_steps=total_steps)
@@ -198,8 +216,8 @@ def status_to_json(status: Status) -> dict[str, Any]:
     data = asdict(status)
     for name in ("stage_start_time", "start_time", "end_time"):
         data[name] = _time_to_json(data[name])
-    for timing in data["timings"]:
-        timing["start_time"] = _time_to_json(timing["start_time"])
+    for part in (*data["timings"], *(data["error"] or {}).get("attempts", ())):
+        part["start_time"] = _time_to_json(part["start_time"])
     return data
 
 
@@ -213,10 +231,20 @@ def status_from_json(data: dict[str, Any]) -> Status:
         stage_start_time=_time_from_json(data["stage_start_time"]),
         timings=tuple(_timing_from_json(timing) for timing in data["timings"]),
         result=result and VideoResult(Ref(**result["video"]), Ref(**result["poster"]), result["duration_seconds"]),
-        error=error and VideoError(error["reason"], error["message"], _stage(error["stage"])),
+        error=error and _error_from_json(error),
         start_time=_time_from_json(data["start_time"]),
         end_time=_time_from_json(data["end_time"]),
+        attempt=data.get("attempt", ""),
+        attempt_number=data.get("attempt_number", 0),
     )
+
+
+def _error_from_json(data: dict[str, Any]) -> VideoError:
+    attempts = (
+        AttemptError(**{**attempt, "start_time": datetime.fromisoformat(attempt["start_time"])})
+        for attempt in data.get("attempts", ())
+    )
+    return VideoError(data["reason"], data["message"], _stage(data["stage"]), tuple(attempts))
 
 
 def _timing_from_json(data: dict[str, Any]) -> StageTiming:

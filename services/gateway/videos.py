@@ -28,7 +28,7 @@ from services.gateway.records import Event, Place, Quota, Records
 from services.gateway.resolve import find_model, request_hash, resolve
 from services.gateway.retention import Retention
 from services.gateway.runner import Runner, Work
-from services.gateway.video import Collected, State, Status, Video, VideoKey, VideoRequest
+from services.gateway.video import Collected, State, Status, Video, VideoError, VideoKey, VideoRequest
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 200
 POLL_SECONDS = 0.25
 """How soon a watcher sees what another process wrote."""
 EVENTS_AT_ONCE = 100
+NOT_STARTED = VideoError("NOT_STARTED", "it was not accepted, because its work could not be started; create it again")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ class Videos:
         self._store, self._catalog, self._images, self._limits = store, catalog, images, limits
 
     async def create(self, tenant: str, request: VideoRequest) -> View:
-        """Accepts a video: recorded first, then started. If starting fails, the sweeper starts it a little later.
+        """Accepts a video: recorded first, then started; it is accepted once both are true.
+
+        A process that dies in between leaves a record that the sweeper starts, and so does one that cannot start it
+        (Unavailable): with a request_id the caller asks again and gets the same video, without one it is withdrawn.
 
         Raises InvalidRequest (nothing is created), AlreadyExists with reason REQUEST_ID_REUSED, ResourceExhausted with
         reason TOO_MANY_QUEUED_VIDEOS or CREDITS_EXHAUSTED.
@@ -118,11 +122,7 @@ class Videos:
         accepted, is_new = await asyncio.shield(asyncio.ensure_future(self._accept(video, png)))
         if not is_new:
             return await self._repeated(accepted, hashed)
-        try:
-            await self._runner.start(accepted)
-        except Unavailable as error:
-            logger.warning("video %s of %s waits for the sweeper: %s", video.key.video_id, tenant, error)
-        return await self._view(accepted)
+        return await self._view(await self._started(accepted))
 
     async def check(self, tenant: str, request: VideoRequest) -> View:
         """What `create` would accept, and at which price; nothing is created. Raises InvalidRequest."""
@@ -251,7 +251,20 @@ class Videos:
                 reason="REQUEST_ID_REUSED",
                 request_id=earlier.request_id,
             )
-        return await self._view(earlier)
+        return await self._view(await self._started(earlier) if earlier.status.state is State.QUEUED else earlier)
+
+    async def _started(self, video: Video) -> Video:
+        """The video, once its work is known to exist."""
+        try:
+            await self._runner.start(video)
+        except Unavailable as error:
+            logger.warning("video %s of %s not started: %s", video.key.video_id, video.key.tenant, error)
+            if video.request_id:
+                raise
+            video = await self._records.change(video.key, _withdrawn)
+            if video.status.error == NOT_STARTED:
+                raise
+        return video
 
     async def _stop(self, video: Video) -> Video:
         try:
@@ -309,6 +322,13 @@ def _cancelling(status: Status) -> Status:
             state=status.state.value,
         )
     return replace(status, state=State.CANCELLING)
+
+
+def _withdrawn(status: Status) -> Status:
+    """Nobody can ask for this video again, and the caller who asked is told that it was not accepted."""
+    if status.state is not State.QUEUED:
+        return status
+    return states.concluded(status, datetime.now(UTC), None, NOT_STARTED)
 
 
 def _cancelled(status: Status) -> Status:

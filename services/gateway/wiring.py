@@ -30,6 +30,7 @@ from services.gateway.ledger import Ledger
 from services.gateway.order import Share
 from services.gateway.records import Records
 from services.gateway.retention import Retention
+from services.gateway.retries import Retries
 from services.gateway.runner import TemporalRunner
 from services.gateway.servicer import VideoServicer
 from services.gateway.settings import GatewaySettings
@@ -57,7 +58,10 @@ class Gateway:
         self._attempts = Attempts(self._database)
         self._admission = Admission(self._database, settings.ageing_seconds, Share(1.0, settings.max_running_videos))
         self._runner = TemporalRunner(
-            settings.temporal_address, settings.temporal_namespace, settings.temporal_task_queue
+            settings.temporal_address,
+            settings.temporal_namespace,
+            settings.temporal_task_queue,
+            settings.worker_silence_seconds,
         )
         self.endpoints = [] if settings.role == "worker" else [self._endpoint()]
 
@@ -115,8 +119,9 @@ class Gateway:
         )
         self._stack.push_async_callback(channels.close)
         stages = grpc_stages(channels, settings.stage_silence_seconds)
+        retries = Retries(settings.stage_away_attempts, settings.retry_first_seconds)
         activities = VideoActivities(
-            self._records, self._attempts, self._admission, dispatcher, stages, settings.preview_every_steps
+            self._records, self._attempts, self._admission, dispatcher, stages, retries, settings.preview_every_steps
         )
         worker = Worker(
             client,
@@ -133,6 +138,8 @@ class Gateway:
             ],
             max_concurrent_activities=settings.max_concurrent_stages,
             max_concurrent_local_activities=MAX_CONCURRENT_RECORDINGS,
+            # A worker that died leaves its workflows to others after this long.
+            sticky_queue_schedule_to_start_timeout=timedelta(seconds=min(settings.worker_silence_seconds, 10.0)),
             # Heartbeats bring the news of a cancellation; throttled as by default, it would be 16 s old.
             max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             default_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
@@ -144,7 +151,9 @@ class Gateway:
 
     def _start_sweeper(self) -> None:
         settings = self._settings
-        sweeper = Sweeper(self._records, self._runner, settings.sweep_every_seconds, settings.sweep_quiet_seconds)
+        sweeper = Sweeper(
+            self._records, self._attempts, self._runner, settings.sweep_every_seconds, settings.sweep_quiet_seconds
+        )
         task = asyncio.create_task(sweeper.run())
         self._stack.push_async_callback(_cancelled, task)
 

@@ -21,9 +21,6 @@ with workflow.unsafe.imports_passed_through():
     from libs.artifacts import Ref
     from services.gateway.video import Stage, VideoError, VideoKey
 
-HEARTBEAT_TIMEOUT = timedelta(seconds=20)
-"""A worker that is silent for this long is taken for dead, and the stage is tried again elsewhere."""
-
 STAGE_TIMEOUT = timedelta(hours=6)
 """For one attempt. Generous: a stage that hangs is found by its silence, long before."""
 
@@ -31,12 +28,13 @@ STAGE_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     backoff_coefficient=2.0,
     maximum_interval=timedelta(seconds=30),
-    maximum_attempts=8,
+    maximum_attempts=1000,
 )
-"""Activities say of each error whether it may be retried; this bounds how often, over about a minute and a half."""
+"""For attempts that say nothing, because their worker died. Those that fail say themselves whether and when another one
+may follow (`retries.py`), and stop long before this bound."""
 
 RECORD_RETRY = RetryPolicy(
-    initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10), maximum_attempts=60
+    initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10), maximum_attempts=1000
 )
 RECORD_TIMEOUT = timedelta(seconds=30)
 
@@ -48,6 +46,13 @@ QUEUED = "queued"
 
 LONGEST_WAIT_SECONDS = 3600.0
 """After this long without a word, the video asks again whether it may begin."""
+
+
+@dataclass(frozen=True)
+class VideoWork(VideoKey):
+    """What a workflow is started with. A new field needs a default: running videos were started without it."""
+
+    worker_silence_seconds: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,9 @@ class MakeVideo:
         self._admitted = True
 
     @workflow.run
-    async def run(self, key: VideoKey) -> None:
+    async def run(self, work: VideoWork) -> None:
+        self._heartbeat_timeout = timedelta(seconds=work.worker_silence_seconds)
+        key = VideoKey(work.tenant, work.video_id)
         try:
             refusal = await self._wait_for_place(key) if workflow.patched(QUEUED) else None
             if refusal is None:
@@ -132,7 +139,7 @@ class MakeVideo:
             StageInput(key, inputs),
             result_type=StageOutput,
             start_to_close_timeout=STAGE_TIMEOUT,
-            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            heartbeat_timeout=self._heartbeat_timeout,
             retry_policy=STAGE_RETRY,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )

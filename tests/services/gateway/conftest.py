@@ -79,6 +79,7 @@ def settings_for(folder: Path, temporal_address: str, stage_address: str, **fiel
         "audio_address": stage_address,
         "muxer_address": stage_address,
         "preview_every_steps": 1,
+        "retry_first_seconds": 0.2,
         "sweep_every_seconds": 0.3,
         "sweep_quiet_seconds": 1.0,
     }

@@ -42,16 +42,16 @@ async def test_cancelling_before_anything_began_is_immediate_and_final(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:
     """Work that would start all the same, because a start was under way, finds the video at its end."""
-    api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker")
+    api, worker = settings_of(stages, role="api"), settings_of(stages, role="worker", sweep_quiet_seconds=60)
     accepting = Gateway(api)
     start, accepting._runner.start = accepting._runner.start, _away  # type: ignore[method-assign, assignment]
     async with (
         running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
-        open_channel(server.address) as channel,
+        open_channel(server.address, retries=False) as channel,
         working(worker),
     ):
         scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
-        name = (await scene.create()).name
+        name = await not_started(scene)
         answer = await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name))
         assert answer.video.state == pb.STATE_CANCELLED
         video = await accepting._records.get(VideoKey("local", name.removeprefix("videos/")))
@@ -87,9 +87,13 @@ async def test_a_failing_stage_fails_the_video_with_its_reason(scene: Scene) -> 
     scene.stages.render.errors = [FailedPrecondition("the latents do not fit", reason="LATENTS_UNFITTING")]
     video = (await scene.watch((await scene.create()).name))[-1].video
     assert video.state == pb.STATE_FAILED
-    assert video.error == pb.VideoError(
-        reason="LATENTS_UNFITTING", message="the latents do not fit", stage=pb.STAGE_RENDER
+    error = video.error
+    assert (error.reason, error.message, error.stage) == (
+        "LATENTS_UNFITTING",
+        "the latents do not fit",
+        pb.STAGE_RENDER,
     )
+    assert [(one.number, one.reason) for one in error.attempts] == [(1, "LATENTS_UNFITTING")]
     assert len(scene.stages.render.requests) == 1
     assert not video.HasField("result")
 
@@ -104,12 +108,20 @@ async def test_an_away_stage_is_tried_again_under_another_attempt(scene: Scene) 
     assert len(scene.stages.encode.requests) == 1
 
 
-async def test_an_internal_error_is_tried_three_times(scene: Scene) -> None:
-    scene.stages.mux.errors = [Internal("gate", reason="GATE_FAILED") for _ in range(9)]
+async def test_an_internal_error_is_tried_three_times_and_the_cause_of_each_attempt_is_told(scene: Scene) -> None:
+    """An outage in between does not count."""
+    gate = [Internal(f"gate {number}", reason="GATE_FAILED") for number in range(9)]
+    scene.stages.mux.errors = [gate[0], Unavailable("going away", reason="STOPPING"), *gate[1:]]
     video = (await scene.watch((await scene.create()).name))[-1].video
     assert video.state == pb.STATE_FAILED
     assert video.error.reason == "GATE_FAILED"
-    assert len(scene.stages.mux.requests) == 3
+    assert [(one.number, one.reason, one.message) for one in video.error.attempts] == [
+        (1, "GATE_FAILED", "gate 0"),
+        (2, "STOPPING", "going away"),
+        (3, "GATE_FAILED", "gate 1"),
+        (4, "GATE_FAILED", "gate 2"),
+    ]
+    assert len(scene.stages.mux.requests) == 4
 
 
 async def test_a_repeated_request_gives_the_same_video_and_another_body_is_refused(scene: Scene) -> None:
@@ -158,14 +170,40 @@ async def test_a_video_whose_work_was_never_started_is_started_by_a_worker(
     accepting._runner.start = _away  # type: ignore[method-assign, assignment]
     async with (
         running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
-        open_channel(server.address) as channel,
+        open_channel(server.address, retries=False) as channel,
         working(worker),
     ):
         scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
-        created = await scene.create()
-        assert created.state == pb.STATE_QUEUED
-        events = await scene.watch(created.name)
+        events = await scene.watch(await not_started(scene))
         assert events[-1].video.state == pb.STATE_SUCCEEDED
+
+
+async def test_a_video_is_accepted_only_when_its_work_exists(
+    stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
+) -> None:
+    """Refused while Temporal is away; a repeat gives the same video, and what cannot be repeated is withdrawn."""
+    api = settings_of(stages, role="api")
+    accepting = Gateway(api)
+    start, accepting._runner.start = accepting._runner.start, _away  # type: ignore[method-assign, assignment]
+    async with (
+        running(api, accepting.endpoints, start=accepting.start, stop=accepting.stop) as server,
+        open_channel(server.address, retries=False) as channel,
+    ):
+        scene = Scene(rpc.VideoServiceStub(channel), stages, api, tmp_path / "artifacts")
+        request = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT), request_id=str(uuid.uuid4()))
+        for _ in range(2):
+            assert (await refused(scene.stub.CreateVideo(request))).reason == "TEMPORAL_UNAVAILABLE"
+        (kept,) = (await scene.stub.ListVideos(pb.ListVideosRequest())).videos
+        assert kept.state == pb.STATE_QUEUED
+
+        await refused(scene.stub.CreateVideo(pb.CreateVideoRequest(spec=request.spec)))
+        (withdrawn, _) = (await scene.stub.ListVideos(pb.ListVideosRequest())).videos
+        assert (withdrawn.state, withdrawn.error.reason) == (pb.STATE_FAILED, "NOT_STARTED")
+
+        accepting._runner.start = start  # type: ignore[method-assign]
+        assert (await scene.stub.CreateVideo(request)).video.name == kept.name
+        client = await accepting._runner.connect(1)
+        await client.get_workflow_handle(kept.name.removeprefix("videos/")).describe()
 
 
 async def test_a_worker_that_stops_hands_its_video_to_the_next(
@@ -183,6 +221,15 @@ async def test_a_worker_that_stops_hands_its_video_to_the_next(
     assert video.state == pb.STATE_SUCCEEDED
     assert len(stages.denoise.stopped) == 1
     assert len(stages.encode.requests) == 1
+
+
+async def not_started(scene: Scene) -> str:
+    """A video whose acceptance ended between its record and its work."""
+    request = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT), request_id=str(uuid.uuid4()))
+    assert isinstance(await refused(scene.stub.CreateVideo(request)), Unavailable)
+    (video,) = (await scene.stub.ListVideos(pb.ListVideosRequest())).videos
+    assert video.state == pb.STATE_QUEUED
+    return video.name
 
 
 async def _away(_video: object) -> None:

@@ -567,6 +567,42 @@ class VideoResult(_message.Message):
 Global___VideoResult: _TypeAlias = VideoResult  # noqa: Y015
 
 @_typing.final
+class AttemptError(_message.Message):
+    """Why one attempt of a stage gave nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Which attempt of the stage it was, from 1."""
+    reason: _builtins.str
+    """Machine-readable, UPPER_SNAKE_CASE."""
+    message: _builtins.str
+    """For people; at most 400 characters."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the attempt began."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "number", b"number", "reason", b"reason", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptError: _TypeAlias = AttemptError  # noqa: Y015
+
+@_typing.final
 class VideoError(_message.Message):
     """Why a video failed."""
 
@@ -575,22 +611,28 @@ class VideoError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Machine-readable, UPPER_SNAKE_CASE."""
     message: _builtins.str
     """For people."""
     stage: Global___Stage.ValueType
     """Where it happened."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptError]:
+        """The attempts of this stage that failed, oldest first; at most the last 20. Empty when none had begun."""
+
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         stage: Global___Stage.ValueType = ...,
+        attempts: _abc.Iterable[Global___AttemptError] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "message", b"message", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
