@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -51,8 +52,8 @@ class TokenRules:
 
 
 class Tokens:
-    def __init__(self, rules: TokenRules, fetch: Fetch | None = None) -> None:
-        self._rules, self._keys = rules, SigningKeys(rules, fetch or fetch_json)
+    def __init__(self, rules: TokenRules, keys: SigningKeys | None = None) -> None:
+        self._rules, self._keys = rules, keys or SigningKeys(rules, fetch_json)
 
     async def tenant_of(self, token: str) -> str:
         """Raises Unauthenticated, or Unavailable when the issuer's keys cannot be had."""
@@ -94,10 +95,10 @@ class Tokens:
 class SigningKeys:
     """The issuer's public keys, cached: asked for anew when old or when a token names an unknown one, but seldom."""
 
-    def __init__(self, rules: TokenRules, fetch: Fetch) -> None:
-        self._rules, self._fetch = rules, fetch
+    def __init__(self, rules: TokenRules, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rules, self._fetch, self._clock = rules, fetch, clock
         self._keys: dict[str | None, jwt.PyJWK] = {}
-        self._fetched = self._asked = -STALE_SECONDS
+        self._fetched = self._asked = -math.inf
         self._asking = asyncio.Lock()
 
     async def find(self, key_id: str | None) -> jwt.PyJWK:
@@ -106,7 +107,7 @@ class SigningKeys:
             async with self._asking:
                 if self._should_ask(key_id):
                     await self._ask()
-        if not self._keys or _age(self._fetched) > STALE_SECONDS:
+        if not self._keys or self._age(self._fetched) > STALE_SECONDS:
             raise Unavailable("the token's issuer does not answer; try again", reason="ISSUER_UNAVAILABLE")
         key = self._keys.get(key_id)
         if key is None:
@@ -114,24 +115,27 @@ class SigningKeys:
         return key
 
     def _should_ask(self, key_id: str | None) -> bool:
-        due = key_id not in self._keys or _age(self._fetched) > FRESH_SECONDS
-        return due and _age(self._asked) > PAUSE_SECONDS
+        due = key_id not in self._keys or self._age(self._fetched) > FRESH_SECONDS
+        return due and self._age(self._asked) > PAUSE_SECONDS
 
     async def _ask(self) -> None:
-        self._asked = time.monotonic()
+        self._asked = self._clock()
         try:
             found = jwt.PyJWKSet.from_dict(await self._fetch(self._rules.jwks_url or await self._discovered()))
-        except (urllib3.exceptions.HTTPError, ValueError, TypeError, jwt.PyJWTError) as error:
+        except (urllib3.exceptions.HTTPError, ValueError, TypeError, KeyError, jwt.PyJWTError) as error:
             logger.warning("keys of the issuer %s: %s", self._rules.issuer, error)
             return
         self._keys = {key.key_id: key for key in found.keys if key.public_key_use in (None, "sig")}
-        self._fetched = time.monotonic()
+        self._fetched = self._clock()
 
     async def _discovered(self) -> str:
         document = await self._fetch(f"{self._rules.issuer.rstrip('/')}/.well-known/openid-configuration")
         if document.get("issuer") != self._rules.issuer:
             raise ValueError(f"its discovery document names another issuer, {document.get('issuer')!r}")
         return str(document["jwks_uri"])
+
+    def _age(self, moment: float) -> float:
+        return self._clock() - moment
 
 
 async def fetch_json(url: str) -> dict[str, Any]:
@@ -149,7 +153,3 @@ def _fetch_json(url: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{url} is not a JSON object")  # noqa: TRY004 - what came is wrong, not what we were given
     return document
-
-
-def _age(moment: float) -> float:
-    return time.monotonic() - moment
