@@ -8,6 +8,7 @@ from libs.serving.settings import ServiceSettings
 from libs.serving.stage import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage
 from libs.serving.status import error_from_rpc, status_of
 from libs.serving.telemetry import configure_logging
+from libs.serving.tls import TlsFiles
 
 __all__ = [
     "Admit",
@@ -21,6 +22,7 @@ __all__ = [
     "RunningServer",
     "ServiceSettings",
     "Stage",
+    "TlsFiles",
     "caller",
     "configure_logging",
     "error_from_rpc",

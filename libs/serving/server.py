@@ -28,6 +28,7 @@ from libs.serving.interceptors import (
 )
 from libs.serving.settings import ServiceSettings
 from libs.serving.stage import abandon_work, wait_until_idle
+from libs.serving.tls import server_credentials
 
 __all__ = ["Endpoint", "RunningServer", "running", "serve"]
 
@@ -157,7 +158,10 @@ async def _add_endpoints(server: grpc.aio.Server, endpoints: Sequence[Endpoint])
 def _listen(server: grpc.aio.Server, settings: ServiceSettings) -> int:
     address = f"{settings.host}:{settings.grpc_port}"
     try:
-        port = server.add_insecure_port(address)
+        if settings.tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, server_credentials(settings.tls))
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: choose another grpc_port, or 0 for a free one") from error
     if port == 0:

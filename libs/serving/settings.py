@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from libs.serving.tls import TlsFiles
 
 __all__ = ["ServiceSettings"]
 
@@ -49,5 +51,25 @@ class ServiceSettings(BaseSettings):
     s3_public_endpoint: str = ""
     """host:port or URL under which callers reach the S3 store, when it is not the endpoint of `artifacts_url`."""
 
+    tls_cert: Path | None = None
+    """Certificate of the gRPC port, PEM, with its chain; plaintext without it. Replaced files are used at once."""
+
+    tls_key: Path | None = None
+    """Key of `tls_cert`, PEM."""
+
+    tls_client_ca: Path | None = None
+    """Authority, PEM, whose certificate every caller must show; also health checks. Unset: callers need none."""
+
     models_dir: Path = Path("models")
     """Folder with one folder a model."""
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """None for plaintext."""
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
+            raise ValueError("TLS needs both tls_cert and tls_key; tls_client_ca comes with them")
+        return self

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from libs.serving import ServiceSettings
+from libs.serving import ServiceSettings, TlsFiles
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
@@ -47,6 +47,15 @@ class GatewaySettings(ServiceSettings):
 
     muxer_address: str = ""
     """host:port of the muxer."""
+
+    stages_ca: Path | None = None
+    """Authority, PEM, of the stages' certificates: with it, the stages are called over TLS."""
+
+    stages_cert: Path | None = None
+    """Certificate, PEM, that the gateway shows to the stages. Replaced files are used with the next call."""
+
+    stages_key: Path | None = None
+    """Key of `stages_cert`, PEM."""
 
     default_model: str = "diorama"
     """Model of requests that name none; a folder of `models_dir`."""
@@ -144,6 +153,17 @@ class GatewaySettings(ServiceSettings):
     @property
     def tells_callers_apart(self) -> bool:
         return self.api_keys or bool(self.oidc_issuer)
+
+    @property
+    def stages_tls(self) -> TlsFiles | None:
+        """None for plaintext."""
+        return TlsFiles(self.stages_cert, self.stages_key, self.stages_ca) if self.stages_ca else None
+
+    @model_validator(mode="after")
+    def _stages_tls_is_whole(self) -> Self:
+        if (self.stages_cert is None) != (self.stages_key is None) or (self.stages_cert and not self.stages_ca):
+            raise ValueError("TLS to the stages needs stages_ca, and stages_cert and stages_key only together")
+        return self
 
     @model_validator(mode="after")
     def _an_open_door_is_on_loopback(self) -> Self:

@@ -198,7 +198,7 @@ def charges_credits(settings: GatewaySettings) -> bool:
 
 def _stage_channel(settings: GatewaySettings, address: str) -> grpc.aio.Channel:
     """Without gRPC's own retries: every try of a stage has its own attempt id, and Temporal makes the tries."""
-    return open_channel(address, max_message_mib=settings.max_message_mib, retries=False)
+    return open_channel(address, max_message_mib=settings.max_message_mib, retries=False, tls=settings.stages_tls)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -54,7 +54,7 @@ class StageServers:
 
 
 @asynccontextmanager
-async def serving_stages(store: Store) -> AsyncIterator[StageServers]:
+async def serving_stages(store: Store, settings: ServiceSettings | None = None) -> AsyncIterator[StageServers]:
     """All four services on one port."""
     scripts = StageServers()
     endpoints = [
@@ -63,7 +63,7 @@ async def serving_stages(store: Store) -> AsyncIterator[StageServers]:
         _endpoint("soundstage.audio.v1.AudioService", _Audio(store, scripts), audio_pb2_grpc),
         _endpoint("soundstage.muxer.v1.MuxerService", _Muxer(store, scripts), muxer_pb2_grpc),
     ]
-    async with running(ServiceSettings(grace_seconds=0.5), endpoints) as server:
+    async with running(settings or ServiceSettings(grace_seconds=0.5), endpoints) as server:
         scripts.address = server.address
         yield scripts
 

@@ -16,7 +16,7 @@ from soundstage.video.v1 import video_pb2 as pb
 from soundstage.video.v1 import video_pb2_grpc as rpc
 
 from libs.artifacts import FolderStore
-from libs.serving import error_from_rpc, open_channel, running
+from libs.serving import TlsFiles, error_from_rpc, open_channel, running
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import Gateway
 from tests.support.stages import StageServers, serving_stages
@@ -87,11 +87,13 @@ def settings_for(folder: Path, temporal_address: str, stage_address: str, **fiel
 
 
 @asynccontextmanager
-async def serving_gateway(settings: GatewaySettings, stages: StageServers, artifacts: Path) -> AsyncIterator[Scene]:
+async def serving_gateway(
+    settings: GatewaySettings, stages: StageServers, artifacts: Path, tls: TlsFiles | None = None
+) -> AsyncIterator[Scene]:
     gateway = Gateway(settings)
     async with (
         running(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop) as server,
-        open_channel(server.address) as channel,
+        open_channel(server.address, tls=tls) as channel,
     ):
         yield Scene(rpc.VideoServiceStub(channel), stages, settings, artifacts)
 

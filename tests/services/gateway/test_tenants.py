@@ -18,15 +18,17 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from soundstage.video.v1 import video_pb2 as pb
 from soundstage.video.v1 import video_pb2_grpc as rpc
 
+from libs.artifacts import FolderStore
 from libs.errors import NotFound, ResourceExhausted, SoundstageError, Unauthenticated, Unavailable
-from libs.serving import error_from_rpc, open_channel, running
+from libs.serving import ServiceSettings, TlsFiles, error_from_rpc, open_channel, running
 from services.gateway import admin
 from services.gateway.settings import GatewaySettings
 from services.gateway.tokens import PAUSE_SECONDS, SigningKeys, TokenRules, Tokens, fetch_json
 from services.gateway.wiring import Gateway
-from tests.services.gateway.conftest import PROMPT
+from tests.services.gateway.conftest import PROMPT, serving_gateway
+from tests.support.certificates import Authority
 from tests.support.oidc import AUDIENCE, Issuer, serving_issuer
-from tests.support.stages import StageServers
+from tests.support.stages import StageServers, serving_stages
 
 RPCS: list[MethodDescriptor] = list(pb.DESCRIPTOR.services_by_name["VideoService"].methods)
 
@@ -305,3 +307,22 @@ async def test_no_secret_is_in_the_database(channel: grpc.aio.Channel, tmp_path:
 
 def _contents(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in folder.glob("gateway.db*")]
+
+
+async def test_a_video_is_made_over_mutual_tls(settings_of: Callable[..., GatewaySettings], tmp_path: Path) -> None:
+    """The public port shows a certificate, and the stages ask the gateway for one."""
+    inside, outside = Authority(), Authority()
+    stage, gateway, door = (who.files(tmp_path / name) for who, name in ((inside, "s"), (inside, "g"), (outside, "d")))
+    stage_settings = ServiceSettings(grace_seconds=0.5, tls_cert=stage.cert, tls_key=stage.key, tls_client_ca=stage.ca)
+    async with serving_stages(FolderStore(tmp_path / "artifacts"), stage_settings) as stages:
+        settings = settings_of(
+            stages,
+            tls_cert=door.cert,
+            tls_key=door.key,
+            stages_ca=gateway.ca,
+            stages_cert=gateway.cert,
+            stages_key=gateway.key,
+        )
+        async with serving_gateway(settings, stages, tmp_path / "artifacts", tls=TlsFiles(ca=door.ca)) as scene:
+            video = (await scene.watch((await scene.create()).name))[-1].video
+    assert video.state == pb.STATE_SUCCEEDED, video
