@@ -190,7 +190,7 @@ async def test_credits_are_known_reserved_and_given_back(channel: grpc.aio.Chann
     lines = await admin.run(["credits", "show", "acme"])
     assert [line.split()[2] for line in reversed(lines)] == ["FIRST", "RESERVED", "RESERVED", "REFUNDED"]
     create.spec.duration.seconds = 8
-    await admin.run(["credits", "grant", "acme", "-150"])
+    await admin.run(["credits", "grant", "acme", "-160"])
     refused = await ask(channel, "CreateVideo", create, key)
     assert isinstance(refused, ResourceExhausted)
     assert (refused.reason, refused.subject) == ("CREDITS_EXHAUSTED", "tenant:acme")
@@ -208,6 +208,34 @@ async def test_a_tenant_may_have_limits_of_its_own(channel: grpc.aio.Channel) ->
     assert 900 < refused.retry_seconds <= 1000
     usual = await ask(channel, "GetQuota", pb.GetQuotaRequest(), other)
     assert (usual.max_queued_videos, usual.requests_per_second) == (20, 50)
+
+
+async def test_a_tenant_at_its_running_limit_waits_while_others_begin(
+    channel: grpc.aio.Channel, stages: StageServers
+) -> None:
+    """There are two places. The second video of the one would have begun before the other's."""
+    busy, other = await key_of("busy"), await key_of("other")
+    await admin.run(["tenants", "set", "busy", "--max-running-videos", "1"])
+    stages.encode.steps, stages.encode.step_seconds = 1000, 0.2
+    create = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT))
+    first, second = [(await ask(channel, "CreateVideo", create, busy)).video for _ in range(2)]
+    third = (await ask(channel, "CreateVideo", create, other)).video
+    for video, key in ((first, busy), (third, other)):
+        stream = rpc.VideoServiceStub(channel).WatchVideo(
+            pb.WatchVideoRequest(name=video.name), metadata=(("authorization", f"Bearer {key}"),), timeout=60
+        )
+        assert [event async for event in _until_running(stream)]
+        stream.cancel()
+    quota = await ask(channel, "GetQuota", pb.GetQuotaRequest(), busy)
+    assert (quota.max_running_videos, quota.queued_videos, quota.active_videos) == (1, 1, 2)
+    assert (await ask(channel, "GetVideo", pb.GetVideoRequest(name=second.name), busy)).video.state == pb.STATE_QUEUED
+
+
+async def _until_running(stream: Any) -> AsyncIterator[Any]:
+    async for event in stream:
+        if event.video.state == pb.STATE_RUNNING:
+            yield event
+            return
 
 
 RULES = TokenRules("https://issuer.example", AUDIENCE, ("ES256",), "tenant", "https://issuer.example/keys")
