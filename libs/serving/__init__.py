@@ -5,7 +5,7 @@ from libs.serving.channel import open_channel
 from libs.serving.interceptors import InvalidMessage
 from libs.serving.server import Endpoint, RunningServer, running, serve
 from libs.serving.settings import ServiceSettings
-from libs.serving.stage import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage
+from libs.serving.stage import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage, stop_stage
 from libs.serving.status import error_from_rpc, status_of
 from libs.serving.telemetry import configure_logging
 from libs.serving.tls import TlsFiles
@@ -31,4 +31,5 @@ __all__ = [
     "running",
     "serve",
     "status_of",
+    "stop_stage",
 ]

@@ -13,6 +13,10 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
+from soundstage.artifact.v1 import artifact_pb2
+
+from libs.errors import FailedPrecondition
+
 __all__ = [
     "Cancelled",
     "Done",
@@ -22,6 +26,7 @@ __all__ = [
     "Stage",
     "abandon_work",
     "run_stage",
+    "stop_stage",
     "wait_until_idle",
 ]
 
@@ -31,6 +36,7 @@ _log = logging.getLogger(__name__)
 _EVENT_LIMIT = 64
 _STILL_STOPPING_SECONDS = 30.0
 _at_work: set[asyncio.Future[object]] = set()
+_attempts: dict[tuple[str, str, str], _ThreadStage] = {}
 
 
 class Cancelled(Exception):  # noqa: N818 (not an error: the caller wanted it)
@@ -136,16 +142,19 @@ class _ThreadStage:
 
 
 async def run_stage(
-    work: Callable[[Stage], R], *, heartbeat_seconds: float = 5.0
+    work: Callable[[Stage], R], *, attempt: artifact_pb2.Attempt | None = None, heartbeat_seconds: float = 5.0
 ) -> AsyncGenerator[Heartbeat | Progress | object | Done[R], None]:
     """Run ``work`` in a thread of its own and yield its events, at last `Done`. What the work raises is raised here.
 
     After ``heartbeat_seconds`` without an event a `Heartbeat` is yielded. When the consumer is cancelled or closed, the
-    work is told, and this waits until the thread has stopped: the call is only over when the work is.
+    work is told, and this waits until the thread has stopped: the call is only over when the work is. A caller who
+    cancels an RPC does not see that wait; `stop_stage` with the same ``attempt`` is for who needs to.
     """
     began = time.monotonic()
     stage = _ThreadStage()
     future = _start(work, stage)
+    if attempt is not None:
+        _attempts[_name(attempt)] = stage
     try:
         while True:
             try:
@@ -155,10 +164,32 @@ async def run_stage(
             if event is _END:
                 break
             yield event
-        yield Done(future.result(), time.monotonic() - began)
+        yield Done(_result(future), time.monotonic() - began)
     finally:
         stage.cancel()
         await _until_over(future)
+        if attempt is not None:
+            _attempts.pop(_name(attempt), None)
+
+
+def stop_stage(attempt: artifact_pb2.Attempt) -> bool:
+    """Tell the work of ``attempt`` to stop; False if it is not at work here. Its `run_stage` raises once it stopped."""
+    stage = _attempts.get(_name(attempt))
+    if stage is None:
+        return False
+    stage.cancel()
+    return True
+
+
+def _name(attempt: artifact_pb2.Attempt) -> tuple[str, str, str]:
+    return attempt.tenant, attempt.video_id, attempt.attempt
+
+
+def _result(future: asyncio.Future[R]) -> R:
+    try:
+        return future.result()
+    except Cancelled:
+        raise FailedPrecondition("the work was stopped, as was asked", reason="STOPPED") from None
 
 
 def _start(work: Callable[[Stage], R], stage: _ThreadStage) -> asyncio.Future[R]:

@@ -11,7 +11,7 @@ from soundstage.audio.v1 import audio_pb2 as pb
 from soundstage.audio.v1 import audio_pb2_grpc as rpc
 from typing_extensions import override
 
-from libs.serving import run_stage
+from libs.serving import run_stage, stop_stage
 from services.audio import convert
 from services.audio.synthesize import Synthesizer
 
@@ -32,6 +32,14 @@ class AudioServicer(rpc.AudioServiceServicer):
         context: grpc.aio.ServicerContext[pb.SynthesizeRequest, pb.SynthesizeResponse],
     ) -> AsyncIterator[pb.SynthesizeResponse]:
         work = partial(self._synthesizer.synthesize, convert.job_from_proto(request))
-        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
+        async with aclosing(
+            run_stage(work, attempt=request.attempt, heartbeat_seconds=self._heartbeat_seconds)
+        ) as events:
             async for event in events:
                 yield convert.response_to_proto(event)
+
+    @override
+    async def Stop(
+        self, request: pb.StopRequest, context: grpc.aio.ServicerContext[pb.StopRequest, pb.StopResponse]
+    ) -> pb.StopResponse:
+        return pb.StopResponse(at_work=stop_stage(request.attempt))

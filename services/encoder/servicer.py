@@ -11,7 +11,7 @@ from soundstage.encoder.v1 import encoder_pb2 as pb
 from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 from typing_extensions import override
 
-from libs.serving import run_stage
+from libs.serving import run_stage, stop_stage
 from services.encoder import convert
 from services.encoder.encode import Encoder
 
@@ -30,6 +30,14 @@ class EncoderServicer(rpc.EncoderServiceServicer):
         self, request: pb.EncodeRequest, context: grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
     ) -> AsyncIterator[pb.EncodeResponse]:
         work = partial(self._encoder.encode, convert.job_from_proto(request))
-        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
+        async with aclosing(
+            run_stage(work, attempt=request.attempt, heartbeat_seconds=self._heartbeat_seconds)
+        ) as events:
             async for event in events:
                 yield convert.response_to_proto(event)
+
+    @override
+    async def Stop(
+        self, request: pb.StopRequest, context: grpc.aio.ServicerContext[pb.StopRequest, pb.StopResponse]
+    ) -> pb.StopResponse:
+        return pb.StopResponse(at_work=stop_stage(request.attempt))

@@ -1,13 +1,17 @@
 """The gateway's side of the five stage services: one port, and one gRPC client a stage.
 
-A client's `run` yields what the service says until `Finished`. Closing or cancelling it cancels the RPC and waits for
-the RPC's end. It raises the error tree: what the service reported, or Unavailable when it is away or silent.
+A client's `run` yields what the service says until `Finished`. Closing or cancelling it asks the service to stop and
+waits until that has ended the stream by itself: then no step of the work runs any more. (A client that cancels its RPC
+sees it end before the server's thread has.) It raises the error tree: what the service reported, or Unavailable when it
+is away or silent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -26,11 +30,20 @@ from libs.serving import error_from_rpc
 from services.gateway.retries import STAGE_LOST, STAGE_SILENT
 from services.gateway.video import AudioIntent, Priority, Spec, Stage, VideoKey
 
+logger = logging.getLogger(__name__)
+
 BROKEN = ("Socket closed", "Connection reset", "Broken pipe")
 """How gRPC words a connection that was there and went away; there is no code for it."""
 
 SILENCE_SECONDS = 20.0
 """A stage sends something every 5 s. After this long without anything it is taken for lost and the RPC is cancelled."""
+
+STOP_CALL_SECONDS = 5.0
+STOP_ASKED_TIMES = 5
+"""An attempt whose call has not reached the service yet is not known there; it is asked again, this often in all."""
+STOP_PAUSE_SECONDS = 0.2
+STOP_SECONDS = 600.0
+"""The longest wait for a stage that goes on saying that it is at work after it was told to stop."""
 
 TITLE_CHARACTERS = 256
 MAX_FPS_DENOMINATOR = 1001
@@ -83,6 +96,37 @@ class StageClient(Protocol):
     def run(self, job: Job) -> AsyncGenerator[StageEvent, None]: ...
 
 
+Stop = Callable[[artifact_pb2.Attempt], Awaitable[bool]]
+"""Tells an attempt's work to stop; False if it is not at work."""
+
+
+class _Call:
+    """A stream that is read in tasks of their own: gRPC cancels a call whose reader is cancelled while it reads."""
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, Any], silence_seconds: float) -> None:
+        self._call, self._silence_seconds = call, silence_seconds
+        self._reading: asyncio.Future[Any] | None = None
+
+    def done(self) -> bool:
+        return self._call.done()
+
+    async def read(self) -> Any:  # noqa: ANN401 - one of five messages
+        self._reading = self._reading or asyncio.ensure_future(self._call.read())
+        done, _ = await asyncio.wait({self._reading}, timeout=self._silence_seconds)
+        if not done:
+            raise Unavailable(f"the stage said nothing for {self._silence_seconds:g} s", reason=STAGE_SILENT)
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    async def cancel(self) -> None:
+        """Ends what has not ended, and waits for that."""
+        self._call.cancel()
+        await self._call.code()
+        if self._reading is not None:
+            with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                await self._reading
+
+
 class GrpcStage:
     """Calls one RPC of a stage service and translates its events, whose oneof has the same names in all five."""
 
@@ -91,30 +135,47 @@ class GrpcStage:
         rpc: Callable[[Any], grpc.aio.UnaryStreamCall[Any, Any]],
         request: Callable[[Job], Any],
         outputs: tuple[str, ...],
+        stop: Stop,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
-        self._rpc, self._request, self._outputs = rpc, request, outputs
+        self._rpc, self._request, self._outputs, self._stop = rpc, request, outputs, stop
         self._silence_seconds = silence_seconds
 
     async def run(self, job: Job) -> AsyncGenerator[StageEvent, None]:
-        call, heard = self._rpc(self._request(job)), False
+        call, heard = _Call(self._rpc(self._request(job)), self._silence_seconds), False
         try:
-            while (message := await self._read(call)) is not grpc.aio.EOF:
+            while (message := await call.read()) is not grpc.aio.EOF:
                 heard = True
                 yield self._event(message)
         except grpc.aio.AioRpcError as error:
             raise _told_or_lost(error, heard=heard) from error
+        except Unavailable:
+            await call.cancel()
+            raise
         finally:
             if not call.done():
-                call.cancel()
-                await call.code()
+                # In a task of its own: another cancellation (the worker's stop) must not cut it short.
+                await asyncio.shield(asyncio.ensure_future(self._stop_work(call, job)))
 
-    async def _read(self, call: grpc.aio.UnaryStreamCall[Any, Any]) -> Any:  # noqa: ANN401 - one of five messages
+    async def _stop_work(self, call: _Call, job: Job) -> None:
         try:
-            async with asyncio.timeout(self._silence_seconds):
-                return await call.read()
-        except TimeoutError as error:
-            raise Unavailable(f"the stage said nothing for {self._silence_seconds:g} s", reason=STAGE_SILENT) from error
+            async with asyncio.timeout(STOP_SECONDS):
+                if await self._told_to_stop(call, job):
+                    while await call.read() is not grpc.aio.EOF:
+                        continue
+        except (grpc.aio.AioRpcError, TimeoutError, Unavailable) as error:
+            code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
+            logger.info("video %s of %s: %s ended: %s", job.key.video_id, job.key.tenant, job.attempt, code)
+        await call.cancel()
+
+    async def _told_to_stop(self, call: _Call, job: Job) -> bool:
+        for _ in range(STOP_ASKED_TIMES):
+            if await self._stop(_attempt(job)):
+                return True
+            if call.done():
+                break
+            await asyncio.sleep(STOP_PAUSE_SECONDS)
+        return False
 
     def _event(self, message: Any) -> StageEvent:  # noqa: ANN401 - one of five messages
         match message.WhichOneof("event"):
@@ -167,13 +228,25 @@ def grpc_stages(channels: StageChannels, silence_seconds: float = SILENCE_SECOND
     denoiser = denoiser_pb2_grpc.DenoiserServiceStub(channels.denoiser)
     audio = audio_pb2_grpc.AudioServiceStub(channels.audio)
     muxer = muxer_pb2_grpc.MuxerServiceStub(channels.muxer)
+    stop_encoder = _stop(encoder.Stop, encoder_pb2.StopRequest)
+    stop_denoiser = _stop(denoiser.Stop, denoiser_pb2.StopRequest)
+    stop_audio = _stop(audio.Stop, audio_pb2.StopRequest)
+    stop_muxer = _stop(muxer.Stop, muxer_pb2.StopRequest)
     return {
-        Stage.ENCODE: GrpcStage(encoder.Encode, encode_request, ("conditioning",), silence_seconds),
-        Stage.DENOISE: GrpcStage(denoiser.Denoise, denoise_request, ("latents",), silence_seconds),
-        Stage.RENDER: GrpcStage(muxer.Render, render_request, ("picture",), silence_seconds),
-        Stage.SYNTHESIZE: GrpcStage(audio.Synthesize, synthesize_request, ("sound",), silence_seconds),
-        Stage.MUX: GrpcStage(muxer.Mux, mux_request, ("video", "poster"), silence_seconds),
+        Stage.ENCODE: GrpcStage(encoder.Encode, encode_request, ("conditioning",), stop_encoder, silence_seconds),
+        Stage.DENOISE: GrpcStage(denoiser.Denoise, denoise_request, ("latents",), stop_denoiser, silence_seconds),
+        Stage.RENDER: GrpcStage(muxer.Render, render_request, ("picture",), stop_muxer, silence_seconds),
+        Stage.SYNTHESIZE: GrpcStage(audio.Synthesize, synthesize_request, ("sound",), stop_audio, silence_seconds),
+        Stage.MUX: GrpcStage(muxer.Mux, mux_request, ("video", "poster"), stop_muxer, silence_seconds),
     }
+
+
+def _stop(rpc: Callable[..., Awaitable[Any]], request: Callable[..., Any]) -> Stop:
+    async def stop(attempt: artifact_pb2.Attempt) -> bool:
+        answer = await rpc(request(attempt=attempt), timeout=STOP_CALL_SECONDS)
+        return bool(answer.at_work)
+
+    return stop
 
 
 def encode_request(job: Job) -> encoder_pb2.EncodeRequest:

@@ -11,7 +11,7 @@ from soundstage.muxer.v1 import muxer_pb2 as pb
 from soundstage.muxer.v1 import muxer_pb2_grpc as rpc
 from typing_extensions import override
 
-from libs.serving import run_stage
+from libs.serving import run_stage, stop_stage
 from services.muxer import convert
 from services.muxer.mux import Muxer
 from services.muxer.render import Renderer
@@ -32,7 +32,9 @@ class MuxerServicer(rpc.MuxerServiceServicer):
         self, request: pb.RenderRequest, context: grpc.aio.ServicerContext[pb.RenderRequest, pb.RenderResponse]
     ) -> AsyncIterator[pb.RenderResponse]:
         work = partial(self._renderer.render, convert.render_job_from_proto(request))
-        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
+        async with aclosing(
+            run_stage(work, attempt=request.attempt, heartbeat_seconds=self._heartbeat_seconds)
+        ) as events:
             async for event in events:
                 yield convert.render_response_to_proto(event)
 
@@ -41,6 +43,14 @@ class MuxerServicer(rpc.MuxerServiceServicer):
         self, request: pb.MuxRequest, context: grpc.aio.ServicerContext[pb.MuxRequest, pb.MuxResponse]
     ) -> AsyncIterator[pb.MuxResponse]:
         work = partial(self._muxer.mux, convert.mux_job_from_proto(request))
-        async with aclosing(run_stage(work, heartbeat_seconds=self._heartbeat_seconds)) as events:
+        async with aclosing(
+            run_stage(work, attempt=request.attempt, heartbeat_seconds=self._heartbeat_seconds)
+        ) as events:
             async for event in events:
                 yield convert.mux_response_to_proto(event)
+
+    @override
+    async def Stop(
+        self, request: pb.StopRequest, context: grpc.aio.ServicerContext[pb.StopRequest, pb.StopResponse]
+    ) -> pb.StopResponse:
+        return pb.StopResponse(at_work=stop_stage(request.attempt))

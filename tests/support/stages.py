@@ -20,7 +20,18 @@ from soundstage.encoder.v1 import encoder_pb2, encoder_pb2_grpc
 from soundstage.muxer.v1 import muxer_pb2, muxer_pb2_grpc
 
 from libs.artifacts import Store, prefix_from_proto, ref_from_proto, ref_to_proto
-from libs.serving import Cancelled, Done, Endpoint, Heartbeat, Progress, ServiceSettings, Stage, run_stage, running
+from libs.serving import (
+    Cancelled,
+    Done,
+    Endpoint,
+    Heartbeat,
+    Progress,
+    ServiceSettings,
+    Stage,
+    run_stage,
+    running,
+    stop_stage,
+)
 
 __all__ = ["Script", "StageServers", "serving_stages"]
 
@@ -40,6 +51,10 @@ class Script:
     requests: list[Any] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     """Attempts whose work was stopped by a cancellation of its call."""
+    stopped_times: list[float] = field(default_factory=list)
+    """When the threads of those had stopped, in seconds since the epoch."""
+    deaf: bool = False
+    """A step once begun goes on to its end, as on a GPU; else it is broken off."""
     began: threading.Event = field(default_factory=threading.Event)
 
 
@@ -80,8 +95,11 @@ class _Encoder(encoder_pb2_grpc.EncoderServiceServicer):
     async def Encode(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.image] if request.HasField("image") else []
         work = _work(self.store, self.scripts.encode, request, "encode", reads, ("conditioning.safetensors",))
-        async for event in _events(work, encoder_pb2.EncodeResponse):
+        async for event in _events(work, request, encoder_pb2.EncodeResponse):
             yield event
+
+    async def Stop(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return encoder_pb2.StopResponse(at_work=stop_stage(request.attempt))
 
 
 @dataclass
@@ -92,8 +110,11 @@ class _Denoiser(denoiser_pb2_grpc.DenoiserServiceServicer):
     async def Denoise(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.conditioning]
         work = _work(self.store, self.scripts.denoise, request, "denoise", reads, ("latents.safetensors",))
-        async for event in _events(work, denoiser_pb2.DenoiseResponse):
+        async for event in _events(work, request, denoiser_pb2.DenoiseResponse):
             yield event
+
+    async def Stop(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return denoiser_pb2.StopResponse(at_work=stop_stage(request.attempt))
 
 
 @dataclass
@@ -104,8 +125,11 @@ class _Audio(audio_pb2_grpc.AudioServiceServicer):
     async def Synthesize(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.picture]
         work = _work(self.store, self.scripts.synthesize, request, "synthesize", reads, ("sound.flac",))
-        async for event in _events(work, audio_pb2.SynthesizeResponse):
+        async for event in _events(work, request, audio_pb2.SynthesizeResponse):
             yield event
+
+    async def Stop(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return audio_pb2.StopResponse(at_work=stop_stage(request.attempt))
 
 
 @dataclass
@@ -115,14 +139,17 @@ class _Muxer(muxer_pb2_grpc.MuxerServiceServicer):
 
     async def Render(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         work = _work(self.store, self.scripts.render, request, "render", [request.latents], ("picture.mp4",))
-        async for event in _events(work, muxer_pb2.RenderResponse):
+        async for event in _events(work, request, muxer_pb2.RenderResponse):
             yield event
 
     async def Mux(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         reads = [request.picture, request.sound]
         work = _work(self.store, self.scripts.mux, request, "mux", reads, ("video.mp4", "poster.jpg"))
-        async for event in _events(work, muxer_pb2.MuxResponse):
+        async for event in _events(work, request, muxer_pb2.MuxResponse):
             yield event
+
+    async def Stop(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return muxer_pb2.StopResponse(at_work=stop_stage(request.attempt))
 
 
 def _work(
@@ -138,6 +165,7 @@ def _work(
             _steps(script, control)
         except Cancelled:
             script.stopped.append(request.attempt.attempt)
+            script.stopped_times.append(time.time())
             raise
         prefix = prefix_from_proto(request.attempt, stage)
         outputs = {}
@@ -153,7 +181,8 @@ def _steps(script: Script, control: Stage) -> None:
     for step in range(1, script.steps + 1):
         ends = time.monotonic() + script.step_seconds
         while time.monotonic() < ends:
-            control.raise_if_cancelled()
+            if not script.deaf:
+                control.raise_if_cancelled()
             time.sleep(min(0.02, script.step_seconds))
         control.raise_if_cancelled()
         control.progress(step, script.steps)
@@ -163,8 +192,8 @@ def _steps(script: Script, control: Stage) -> None:
             control.emit(denoiser_pb2.DenoisePreview(step=step, jpeg=JPEG))
 
 
-async def _events(work: Callable[[Stage], dict[str, Any]], response: Any) -> AsyncIterator[Any]:
-    async for event in run_stage(work):
+async def _events(work: Callable[[Stage], dict[str, Any]], request: Any, response: Any) -> AsyncIterator[Any]:
+    async for event in run_stage(work, attempt=request.attempt):
         match event:
             case Heartbeat(elapsed_seconds):
                 yield response(heartbeat=artifact_pb2.Heartbeat(elapsed_seconds=elapsed_seconds))

@@ -7,8 +7,10 @@ import time
 from contextlib import aclosing
 
 import pytest
+from soundstage.artifact.v1 import artifact_pb2
 
-from libs.serving import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage
+from libs.errors import FailedPrecondition
+from libs.serving import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage, stop_stage
 from libs.serving.stage import wait_until_idle
 
 
@@ -85,6 +87,21 @@ async def test_cancellation_is_over_only_when_the_thread_is() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert work.over.is_set()
+
+
+async def test_stopped_work_is_told_when_its_thread_has_stopped() -> None:
+    work, attempt = _Slow(), artifact_pb2.Attempt(tenant="acme", video_id="v1", attempt="a1")
+    assert not stop_stage(attempt)
+    events = run_stage(work, attempt=attempt)
+    ending = asyncio.ensure_future(anext(events))
+    await asyncio.to_thread(work.begun.wait, 5)
+    assert not stop_stage(artifact_pb2.Attempt(tenant="acme", video_id="v1", attempt="a2"))
+    assert stop_stage(attempt)
+    with pytest.raises(FailedPrecondition) as stopped:
+        await ending
+    assert stopped.value.reason == "STOPPED"
+    assert work.over.is_set()
+    assert not stop_stage(attempt)
 
 
 async def test_a_second_cancellation_does_not_leave_the_thread_behind() -> None:

@@ -112,6 +112,20 @@ async def test_cancel_stops_within_one_step(service: Service) -> None:
     assert service.store.delete_prefix("acme/v1/denoise") == 0, "nothing was written"
 
 
+async def test_a_stopped_stream_ends_when_no_step_runs_any_more(service: Service) -> None:
+    service.pacer.seconds = 0.4
+    call = service.call(num_inference_steps=100)
+    await until(lambda: service.pacer.at_work == 1)
+    stop = pb.StopRequest(attempt=attempt(1))
+    stop.attempt.attempt = "a1"
+    assert (await service.stub.Stop(stop)).at_work
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        [event async for event in call]
+    assert (service.pacer.at_work, error_from_rpc(raised.value).reason) == (0, "STOPPED")
+    assert not (await service.stub.Stop(stop)).at_work
+    assert service.store.delete_prefix("acme/v1/denoise") == 0, "nothing was written"
+
+
 async def test_two_videos_take_turns_and_a_third_is_refused(service: Service) -> None:
     alone = [(await service.denoise(seed=seed))[-1].result.latents.sha256 for seed in (1, 2)]
     service.pacer.seconds, service.pacer.most_at_work = 0.03, 0

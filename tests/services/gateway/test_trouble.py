@@ -38,6 +38,19 @@ async def test_cancel_reaches_the_stage_and_is_confirmed_afterwards(scene: Scene
     assert again.video == events[-1].video
 
 
+async def test_no_step_runs_after_a_video_is_cancelled(scene: Scene) -> None:
+    """Its step takes 3 s and cannot be broken off: the video is CANCELLED after that, not before."""
+    denoise = scene.stages.denoise
+    denoise.steps, denoise.step_seconds, denoise.deaf = 100, 3.0, True
+    name = (await scene.create()).name
+    assert await asyncio.to_thread(denoise.began.wait, 30)
+    await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name))
+    video = (await scene.watch(name))[-1].video
+    assert video.state == pb.STATE_CANCELLED
+    assert len(denoise.stopped_times) == 1
+    assert denoise.stopped_times[0] <= video.end_time.ToNanoseconds() / 1e9
+
+
 async def test_cancelling_before_anything_began_is_immediate_and_final(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:

@@ -40,6 +40,11 @@ class AudioServiceStub:
                 request_serializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.SynthesizeRequest.SerializeToString,
                 response_deserializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.SynthesizeResponse.FromString,
                 _registered_method=True)
+        self.Stop = channel.unary_unary(
+                '/soundstage.audio.v1.AudioService/Stop',
+                request_serializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.StopRequest.SerializeToString,
+                response_deserializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.StopResponse.FromString,
+                _registered_method=True)
 
 
 class AudioServiceServicer:
@@ -55,6 +60,16 @@ class AudioServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stop(self, request, context):
+        """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+        stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+        the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+        reach the process that does the work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AudioServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +77,11 @@ def add_AudioServiceServicer_to_server(servicer, server):
                     servicer.Synthesize,
                     request_deserializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.SynthesizeRequest.FromString,
                     response_serializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.SynthesizeResponse.SerializeToString,
+            ),
+            'Stop': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stop,
+                    request_deserializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.StopRequest.FromString,
+                    response_serializer=soundstage_dot_audio_dot_v1_dot_audio__pb2.StopResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +112,33 @@ class AudioService:
             '/soundstage.audio.v1.AudioService/Synthesize',
             soundstage_dot_audio_dot_v1_dot_audio__pb2.SynthesizeRequest.SerializeToString,
             soundstage_dot_audio_dot_v1_dot_audio__pb2.SynthesizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/soundstage.audio.v1.AudioService/Stop',
+            soundstage_dot_audio_dot_v1_dot_audio__pb2.StopRequest.SerializeToString,
+            soundstage_dot_audio_dot_v1_dot_audio__pb2.StopResponse.FromString,
             options,
             channel_credentials,
             insecure,

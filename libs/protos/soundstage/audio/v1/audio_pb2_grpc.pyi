@@ -38,6 +38,12 @@ class AudioServiceStub:
     gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered or
     unreadable picture.
     """
+    Stop: _grpc.UnaryUnaryMultiCallable[_audio_pb2.StopRequest, _audio_pb2.StopResponse]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
+    """
 
 @_typing.type_check_only
 class AudioServiceAsyncStub(AudioServiceStub):
@@ -48,6 +54,12 @@ class AudioServiceAsyncStub(AudioServiceStub):
     """Synthesises stereo sound at 48 kHz, exactly as long as the picture, from its frames and the prompt. The same request
     gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered or
     unreadable picture.
+    """
+    Stop: _aio.UnaryUnaryMultiCallable[_audio_pb2.StopRequest, _audio_pb2.StopResponse]  # type: ignore[assignment]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
     """
 
 class AudioServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +74,18 @@ class AudioServiceServicer(metaclass=_abc_1.ABCMeta):
         """Synthesises stereo sound at 48 kHz, exactly as long as the picture, from its frames and the prompt. The same request
         gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered or
         unreadable picture.
+        """
+
+    @_abc_1.abstractmethod
+    def Stop(
+        self,
+        request: _audio_pb2.StopRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audio_pb2.StopResponse, _abc.Awaitable[_audio_pb2.StopResponse]]:
+        """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+        stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+        the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+        reach the process that does the work.
         """
 
 def add_AudioServiceServicer_to_server(servicer: AudioServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

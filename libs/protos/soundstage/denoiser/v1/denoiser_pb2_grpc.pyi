@@ -39,6 +39,12 @@ class DenoiserServiceStub:
     length or number of steps outside the model's limits, FAILED_PRECONDITION for a missing, altered or unfitting
     conditioning, RESOURCE_EXHAUSTED when too many videos are active.
     """
+    Stop: _grpc.UnaryUnaryMultiCallable[_denoiser_pb2.StopRequest, _denoiser_pb2.StopResponse]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
+    """
 
 @_typing.type_check_only
 class DenoiserServiceAsyncStub(DenoiserServiceStub):
@@ -50,6 +56,12 @@ class DenoiserServiceAsyncStub(DenoiserServiceStub):
     bit for bit, on the same kind of machine. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for a size,
     length or number of steps outside the model's limits, FAILED_PRECONDITION for a missing, altered or unfitting
     conditioning, RESOURCE_EXHAUSTED when too many videos are active.
+    """
+    Stop: _aio.UnaryUnaryMultiCallable[_denoiser_pb2.StopRequest, _denoiser_pb2.StopResponse]  # type: ignore[assignment]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
     """
 
 class DenoiserServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,6 +77,18 @@ class DenoiserServiceServicer(metaclass=_abc_1.ABCMeta):
         bit for bit, on the same kind of machine. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for a size,
         length or number of steps outside the model's limits, FAILED_PRECONDITION for a missing, altered or unfitting
         conditioning, RESOURCE_EXHAUSTED when too many videos are active.
+        """
+
+    @_abc_1.abstractmethod
+    def Stop(
+        self,
+        request: _denoiser_pb2.StopRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_denoiser_pb2.StopResponse, _abc.Awaitable[_denoiser_pb2.StopResponse]]:
+        """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+        stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+        the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+        reach the process that does the work.
         """
 
 def add_DenoiserServiceServicer_to_server(servicer: DenoiserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

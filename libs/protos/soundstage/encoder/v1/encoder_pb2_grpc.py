@@ -40,6 +40,11 @@ class EncoderServiceStub:
                 request_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
                 _registered_method=True)
+        self.Stop = channel.unary_unary(
+                '/soundstage.encoder.v1.EncoderService/Stop',
+                request_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopRequest.SerializeToString,
+                response_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopResponse.FromString,
+                _registered_method=True)
 
 
 class EncoderServiceServicer:
@@ -55,6 +60,16 @@ class EncoderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stop(self, request, context):
+        """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+        stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+        the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+        reach the process that does the work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EncoderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +77,11 @@ def add_EncoderServiceServicer_to_server(servicer, server):
                     servicer.Encode,
                     request_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EncodeRequest.FromString,
                     response_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EncodeResponse.SerializeToString,
+            ),
+            'Stop': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stop,
+                    request_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopRequest.FromString,
+                    response_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +112,33 @@ class EncoderService:
             '/soundstage.encoder.v1.EncoderService/Encode',
             soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
             soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/soundstage.encoder.v1.EncoderService/Stop',
+            soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopRequest.SerializeToString,
+            soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,12 @@ class EncoderServiceStub:
     result. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for an image that cannot be read or is of another
     kind than it says, FAILED_PRECONDITION for a missing or altered artifact.
     """
+    Stop: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.StopRequest, _encoder_pb2.StopResponse]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
+    """
 
 @_typing.type_check_only
 class EncoderServiceAsyncStub(EncoderServiceStub):
@@ -48,6 +54,12 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     """Runs the text-encoder (and, with an image, the VAE-encoder) blocks of the model's family. The last event carries the
     result. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for an image that cannot be read or is of another
     kind than it says, FAILED_PRECONDITION for a missing or altered artifact.
+    """
+    Stop: _aio.UnaryUnaryMultiCallable[_encoder_pb2.StopRequest, _encoder_pb2.StopResponse]  # type: ignore[assignment]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
     """
 
 class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +74,18 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Runs the text-encoder (and, with an image, the VAE-encoder) blocks of the model's family. The last event carries the
         result. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for an image that cannot be read or is of another
         kind than it says, FAILED_PRECONDITION for a missing or altered artifact.
+        """
+
+    @_abc_1.abstractmethod
+    def Stop(
+        self,
+        request: _encoder_pb2.StopRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_encoder_pb2.StopResponse, _abc.Awaitable[_encoder_pb2.StopResponse]]:
+        """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+        stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+        the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+        reach the process that does the work.
         """
 
 def add_EncoderServiceServicer_to_server(servicer: EncoderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

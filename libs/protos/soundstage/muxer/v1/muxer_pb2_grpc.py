@@ -45,6 +45,11 @@ class MuxerServiceStub:
                 request_serializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.MuxRequest.SerializeToString,
                 response_deserializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.MuxResponse.FromString,
                 _registered_method=True)
+        self.Stop = channel.unary_unary(
+                '/soundstage.muxer.v1.MuxerService/Stop',
+                request_serializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.StopRequest.SerializeToString,
+                response_deserializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.StopResponse.FromString,
+                _registered_method=True)
 
 
 class MuxerServiceServicer:
@@ -68,6 +73,16 @@ class MuxerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stop(self, request, context):
+        """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+        stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+        the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+        reach the process that does the work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MuxerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +95,11 @@ def add_MuxerServiceServicer_to_server(servicer, server):
                     servicer.Mux,
                     request_deserializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.MuxRequest.FromString,
                     response_serializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.MuxResponse.SerializeToString,
+            ),
+            'Stop': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stop,
+                    request_deserializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.StopRequest.FromString,
+                    response_serializer=soundstage_dot_muxer_dot_v1_dot_muxer__pb2.StopResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +157,33 @@ class MuxerService:
             '/soundstage.muxer.v1.MuxerService/Mux',
             soundstage_dot_muxer_dot_v1_dot_muxer__pb2.MuxRequest.SerializeToString,
             soundstage_dot_muxer_dot_v1_dot_muxer__pb2.MuxResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/soundstage.muxer.v1.MuxerService/Stop',
+            soundstage_dot_muxer_dot_v1_dot_muxer__pb2.StopRequest.SerializeToString,
+            soundstage_dot_muxer_dot_v1_dot_muxer__pb2.StopResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,12 @@ class MuxerServiceStub:
     together and end within one frame of each other; a file that fails this gate is never delivered. Errors:
     FAILED_PRECONDITION for missing, altered or unreadable inputs and for a sound of another length than the picture.
     """
+    Stop: _grpc.UnaryUnaryMultiCallable[_muxer_pb2.StopRequest, _muxer_pb2.StopResponse]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
+    """
 
 @_typing.type_check_only
 class MuxerServiceAsyncStub(MuxerServiceStub):
@@ -56,6 +62,12 @@ class MuxerServiceAsyncStub(MuxerServiceStub):
     """Puts picture and sound into one MP4 without encoding the picture again, and makes a poster. Both streams start
     together and end within one frame of each other; a file that fails this gate is never delivered. Errors:
     FAILED_PRECONDITION for missing, altered or unreadable inputs and for a sound of another length than the picture.
+    """
+    Stop: _aio.UnaryUnaryMultiCallable[_muxer_pb2.StopRequest, _muxer_pb2.StopResponse]  # type: ignore[assignment]
+    """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+    stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+    the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+    reach the process that does the work.
     """
 
 class MuxerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,6 +92,18 @@ class MuxerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts picture and sound into one MP4 without encoding the picture again, and makes a poster. Both streams start
         together and end within one frame of each other; a file that fails this gate is never delivered. Errors:
         FAILED_PRECONDITION for missing, altered or unreadable inputs and for a sound of another length than the picture.
+        """
+
+    @_abc_1.abstractmethod
+    def Stop(
+        self,
+        request: _muxer_pb2.StopRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_muxer_pb2.StopResponse, _abc.Awaitable[_muxer_pb2.StopResponse]]:
+        """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
+        stopped, then ends with FAILED_PRECONDITION, reason STOPPED; no step runs after that. Without this call, cancelling
+        the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
+        reach the process that does the work.
         """
 
 def add_MuxerServiceServicer_to_server(servicer: MuxerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
