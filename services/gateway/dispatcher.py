@@ -23,34 +23,36 @@ from services.gateway.video import VideoKey
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3.0
-LEASE_SECONDS = 20.0
-"""As long as a worker may be silent before its stages are tried elsewhere (`workflow.HEARTBEAT_TIMEOUT`)."""
+RENEWALS = 4
+"""How many renewals of a lease may fail one after the other, at least."""
 UNHEARD_SECONDS = 10.0
 """A video that was admitted begins within this time, or is told again."""
 AT_ONCE = 100
 
 
 class Dispatcher:
-    """One a worker; `places` is how many videos it can have at work."""
+    """One a worker; `places` is how many videos it can have at work, `lease_seconds` how long it may be silent."""
 
-    def __init__(self, admission: Admission, runner: Runner, places: int) -> None:
+    def __init__(self, admission: Admission, runner: Runner, places: int, lease_seconds: float) -> None:
         self._admission, self._runner, self._places = admission, runner, places
+        self._lease_seconds = lease_seconds
         self._worker_id = str(uuid.uuid4())
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        await self._admission.renew(self._worker_id, self._places, LEASE_SECONDS)
+        await self._admission.renew(self._worker_id, self._places, self._lease_seconds)
 
     async def run(self) -> NoReturn:
         """Until cancelled; what goes wrong once is tried again the next time."""
         while True:
             try:
-                await self._admission.renew(self._worker_id, self._places, LEASE_SECONDS)
+                await self._admission.renew(self._worker_id, self._places, self._lease_seconds)
                 await self.dispatch()
                 await self._repeat()
             except SoundstageError as error:
                 logger.warning("queue: %s", error)
-            await asyncio.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
+            every_seconds = min(EVERY_SECONDS, self._lease_seconds / RENEWALS)
+            await asyncio.sleep(every_seconds * random.uniform(0.8, 1.0))
 
     async def stop(self) -> None:
         """Gives its places back, so that nobody is admitted for a worker that is gone."""

@@ -71,7 +71,7 @@ class Gateway:
         await self._database.migrate()
         client = await self._runner.connect(self._settings.temporal_connect_seconds)
         if self._settings.role != "api":
-            dispatcher = Dispatcher(self._admission, self._runner, self._settings.max_concurrent_stages)
+            dispatcher = self._dispatcher()
             await self._start_worker(client, dispatcher)
             self._start_sweeper()
             self._start_collector()
@@ -108,6 +108,11 @@ class Gateway:
         )
         keys = ApiKeys(self._database, self._tenants) if settings.api_keys else None
         return GuardedDoor(keys, Tokens(rules) if rules.issuer else None, self._tenants)
+
+    def _dispatcher(self) -> Dispatcher:
+        settings = self._settings
+        lease_seconds = settings.worker_silence_seconds
+        return Dispatcher(self._admission, self._runner, settings.max_concurrent_stages, lease_seconds)
 
     async def _start_worker(self, client: Client, dispatcher: Dispatcher) -> None:
         settings = self._settings
