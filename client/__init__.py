@@ -8,6 +8,7 @@
 """
 
 from client.aio import TERMINAL_STATES, AsyncSoundstageClient
+from client.credentials import tls_credentials
 from client.errors import DownloadError, SoundstageClientError, SoundstageRpcError, Violation, WaitTimeoutError
 from client.sync import SoundstageClient
 
@@ -20,4 +21,5 @@ __all__ = [
     "SoundstageRpcError",
     "Violation",
     "WaitTimeoutError",
+    "tls_credentials",
 ]

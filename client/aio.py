@@ -60,20 +60,22 @@ class AsyncSoundstageClient:
         self,
         address: str,
         *,
+        token: str = "",
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_seconds: float = 30.0,
         watch_backoff: Backoff = WATCH_BACKOFF,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
-        """address: ``host:port``. credentials: TLS; without it the connection is in the clear.
+        """address: ``host:port``. token: an API key or a JWT, for servers that ask who calls.
 
+        credentials: TLS, as ``tls_credentials`` makes them; without it the connection is in the clear.
         metadata: sent with every call. timeout_seconds: of every call but ``watch``, ``wait`` and ``download``.
         watch_backoff, silence_seconds: when ``watch`` takes up a stream again, and when it gives up.
         """
         self.address = address
         self._credentials = credentials
-        self._metadata = tuple(metadata)
+        self._metadata = (*metadata, *((("authorization", f"Bearer {token}"),) if token else ()))
         self._timeout = timeout_seconds
         self._backoff = watch_backoff
         self._silence = silence_seconds
@@ -112,11 +114,13 @@ class AsyncSoundstageClient:
         priority: PriorityName | None = None,
         deadline: datetime | None = None,
         request_id: str | None = None,
+        validate_only: bool = False,
     ) -> pb.Video:
         """Asks for a video; returns it QUEUED. What is left out takes the model's default.
 
         image: PNG or JPEG, its bytes or a file. duration: seconds. deadline: with a time zone.
         request_id: a UUID; a repeat with the same id gives the same video. One is drawn if none is given.
+        validate_only: makes nothing; the answer has no name, but every default and ``cost_credits``, its price.
         Also raises ValueError for an unknown preset, audio intent or priority, and OSError for an unreadable image.
         """
         request = create_request(
@@ -136,6 +140,7 @@ class AsyncSoundstageClient:
             priority=priority,
             deadline=deadline,
             request_id=request_id,
+            validate_only=validate_only,
         )
         return (await self._stub.CreateVideo(request, timeout=self._timeout, metadata=self._metadata)).video
 

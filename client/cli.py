@@ -1,13 +1,15 @@
 """The ``soundstage`` command.
 
 Exit codes: 0 done · 1 the video failed or was cancelled, or a file could not be fetched · 2 the request must be
-changed · 3 no server answers · 4 there is no such video · 5 not now (a limit, a state, a deadline) · 130 Ctrl-C.
+changed · 3 no server answers · 4 there is no such video · 5 not now (a limit, a state, a deadline) · 6 the server wants
+to know who you are · 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
@@ -18,11 +20,12 @@ from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 from soundstage.video.v1 import video_pb2 as pb
 
+from client.credentials import tls_credentials
 from client.errors import SoundstageClientError, SoundstageRpcError, WaitTimeoutError
 from client.progress import ProgressDisplay, stage_table, state_name
 from client.request import AudioName, PresetName, PriorityName
 from client.sync import SoundstageClient
-from client.text import describe, failure_of, json_text, model_text, video_line, video_text
+from client.text import describe, failure_of, json_text, model_text, quota_text, video_line, video_text
 
 __all__ = ["ProblemForPeople", "main"]
 
@@ -38,7 +41,9 @@ EXIT_CODES = {
     grpc.StatusCode.FAILED_PRECONDITION: 5,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 5,
     grpc.StatusCode.DEADLINE_EXCEEDED: 5,
+    grpc.StatusCode.UNAUTHENTICATED: 6,
 }
+PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 STATE_CHOICES = [
     name.removeprefix("STATE_").lower() for name in pb.State.DESCRIPTOR.values_by_name if name != "STATE_UNSPECIFIED"
 ]
@@ -52,7 +57,26 @@ class ProblemForPeople(click.ClickException):
         vars(self)["exit_code"] = exit_code
 
 
-@click.group(epilog="Exit codes: 1 video failed, 2 change the request, 3 no server, 4 no such video, 5 not now.")
+@dataclass(frozen=True)
+class Connection:
+    """How to reach the server, as somebody said it in the environment or on the command line."""
+
+    address: str | None
+    token: str
+    tls: bool
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+
+    def open(self, address: str) -> SoundstageClient:
+        files = {"ca": self.ca, "cert": self.cert, "key": self.key}
+        encrypted = self.tls or any(files.values())
+        return SoundstageClient(address, token=self.token, credentials=tls_credentials(**files) if encrypted else None)
+
+
+@click.group(
+    epilog="Exit codes: 1 video failed, 2 change the request, 3 no server, 4 no such video, 5 not now, 6 who are you."
+)
 def main() -> None:
     """Makes videos with sound on a Soundstage server."""
 
@@ -66,11 +90,11 @@ def _running_stack() -> str:
 
 
 @contextmanager
-def _client(address: str | None) -> Iterator[SoundstageClient]:
+def _client(connection: Connection) -> Iterator[SoundstageClient]:
     """A client whose errors are told to a person."""
-    where = address or _running_stack()
+    where = connection.address or _running_stack()
     try:
-        with SoundstageClient(where) as client:
+        with connection.open(where) as client:
             yield client
     except SoundstageRpcError as error:
         raise ProblemForPeople(describe(error, where), EXIT_CODES.get(error.code, 1)) from error
@@ -85,12 +109,26 @@ def _client(address: str | None) -> Iterator[SoundstageClient]:
 
 
 def calls_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command ``--address`` and, as its first argument, a client for it."""
+    """Gives a command the options of a connection and, as its first argument, a client for it."""
 
     @click.option("--address", envvar="SOUNDSTAGE_ADDRESS", help="host:port of the server; default: that of `make up`.")
+    @click.option("--token", envvar="SOUNDSTAGE_TOKEN", default="", help="API key or JWT; better in SOUNDSTAGE_TOKEN.")
+    @click.option("--tls", envvar="SOUNDSTAGE_TLS", is_flag=True, help="Encrypt; implied by the next three.")
+    @click.option("--ca", envvar="SOUNDSTAGE_CA", type=PEM, help="Who vouches for the server; default: the system's.")
+    @click.option("--cert", envvar="SOUNDSTAGE_CERT", type=PEM, help="Our certificate, if the server asks for one.")
+    @click.option("--key", envvar="SOUNDSTAGE_KEY", type=PEM, help="Its key.")
     @wraps(command)
-    def run(*, address: str | None, **options: object) -> None:
-        with _client(address) as client:
+    def run(
+        *,
+        address: str | None,
+        token: str,
+        tls: bool,
+        ca: Path | None,
+        cert: Path | None,
+        key: Path | None,
+        **options: object,
+    ) -> None:
+        with _client(Connection(address, token, tls, ca, cert, key)) as client:
             command(client, **options)
 
     return run
@@ -112,12 +150,25 @@ def calls_server(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--audio", type=click.Choice(get_args(AudioName)), help="What is to be heard.")
 @click.option("--priority", type=click.Choice(get_args(PriorityName)))
 @click.option("--request-id", help="A UUID: a repeat with the same one makes no second video.")
+@click.option("--price", is_flag=True, help="Say what it would cost, and make nothing.")
 @click.option("--wait", is_flag=True, help="Follow it until it is ready; Ctrl-C cancels it.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Bring the MP4 here; implies --wait.")
 @click.option("--json", "as_json", is_flag=True, help="Print the video as JSON.")
 @calls_server
-def create(client: SoundstageClient, prompt: str, wait: bool, out: Path | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401  click passes the options above
+def create(
+    client: SoundstageClient,
+    prompt: str,
+    price: bool,
+    wait: bool,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  click passes the options above
+) -> None:
     """Asks for a video of PROMPT."""
+    if price:
+        priced = client.create(prompt, validate_only=True, **_spec_arguments(options))
+        click.echo(json_text(priced) if as_json else f"{priced.cost_credits:g} credits")
+        return
     video = client.create(prompt, **_spec_arguments(options))
     if not wait and out is None:
         click.echo(json_text(video) if as_json else video.name)
@@ -209,6 +260,15 @@ def analyze(client: SoundstageClient, prompt: str, model: str) -> None:
         click.echo(f"{'+' if finding.positive else '-'} {finding.aspect}: {finding.message}")
     for suggestion in answer.suggestions:
         click.echo(f"try: {suggestion}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@calls_server
+def quota(client: SoundstageClient, as_json: bool) -> None:
+    """Shows who you are to the server, your limits, and the credits left."""
+    answer = client.quota()
+    click.echo(MessageToJson(answer) if as_json else quota_text(answer))
 
 
 def _spec_arguments(options: dict[str, Any]) -> dict[str, Any]:

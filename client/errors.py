@@ -42,18 +42,26 @@ class Violation:
 
 
 class SoundstageRpcError(SoundstageClientError):
-    """A call that failed. ``str()`` is for people; ``code``, ``reason`` and ``violations`` are for programs.
+    """A call that failed. ``str()`` is for people; ``code``, ``reason`` and the rest are for programs.
 
     ``reason`` is in UPPER_SNAKE_CASE; empty where the error did not come from Soundstage itself but from the way there.
+    ``retry_seconds``: when the server thinks that another try may do; None where it does not say.
     """
 
     def __init__(
-        self, code: grpc.StatusCode, message: str, *, reason: str = "", violations: Iterable[Violation] = ()
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        reason: str = "",
+        violations: Iterable[Violation] = (),
+        retry_seconds: float | None = None,
     ) -> None:
         self.code = code
         self.message = message
         self.reason = reason
         self.violations = tuple(violations)
+        self.retry_seconds = retry_seconds
         super().__init__(self._text())
 
     def _text(self) -> str:
@@ -63,15 +71,20 @@ class SoundstageRpcError(SoundstageClientError):
 
     @classmethod
     def from_rpc(cls, error: grpc.aio.AioRpcError) -> SoundstageRpcError:
-        """Reads ``ErrorInfo`` and ``BadRequest`` out of the status details, where there are any."""
-        reason, violations = "", list[Violation]()
+        """Reads ``ErrorInfo``, ``BadRequest`` and ``RetryInfo`` out of the status details, where there are any."""
+        reason, violations, retry_seconds = "", list[Violation](), None
         for detail in _details(error):
             info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
             if detail.Unpack(info):
                 reason = info.reason
             elif detail.Unpack(bad):
                 violations += [Violation(v.field, v.description) for v in bad.field_violations]
-        return cls(error.code(), error.details() or "", reason=reason, violations=violations)
+            elif detail.Unpack(retry):
+                retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
+        return cls(
+            error.code(), error.details() or "", reason=reason, violations=violations, retry_seconds=retry_seconds
+        )
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:

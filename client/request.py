@@ -57,6 +57,7 @@ def create_request(
     priority: PriorityName | None = None,
     deadline: datetime | None = None,
     request_id: str | None = None,
+    validate_only: bool = False,
 ) -> pb.CreateVideoRequest:
     """Raises ValueError for a name that is not in the tables above, OSError for an image file that cannot be read."""
     spec = pb.VideoSpec(
@@ -80,6 +81,7 @@ def create_request(
         # An id of our own makes the transport's retry safe even when the caller does not think of it.
         request_id=request_id or str(uuid.uuid4()),
         priority=_named(PRIORITIES, priority, "priority"),
+        validate_only=validate_only,
     )
     if deadline is not None:
         request.deadline.FromDatetime(_aware(deadline))

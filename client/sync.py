@@ -66,6 +66,7 @@ class SoundstageClient:
         self,
         address: str,
         *,
+        token: str = "",
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_seconds: float = 30.0,
@@ -73,7 +74,7 @@ class SoundstageClient:
         """As AsyncSoundstageClient's."""
         self.address = address
         self._client = AsyncSoundstageClient(
-            address, credentials=credentials, metadata=metadata, timeout_seconds=timeout_seconds
+            address, token=token, credentials=credentials, metadata=metadata, timeout_seconds=timeout_seconds
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="soundstage-client", daemon=True)

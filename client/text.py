@@ -14,7 +14,16 @@ from client.aio import TERMINAL_STATES
 from client.errors import SoundstageRpcError
 from client.progress import stage_name, state_name, step_text
 
-__all__ = ["OPTION_OF_FIELD", "describe", "failure_of", "json_text", "model_text", "video_line", "video_text"]
+__all__ = [
+    "OPTION_OF_FIELD",
+    "describe",
+    "failure_of",
+    "json_text",
+    "model_text",
+    "quota_text",
+    "video_line",
+    "video_text",
+]
 
 # What a person typed, for the field that the server names.
 OPTION_OF_FIELD = {
@@ -43,6 +52,8 @@ def describe(error: SoundstageRpcError, address: str, typed: Mapping[str, str] =
     """An error as somebody at a terminal needs it: what they typed, and what to change."""
     if error.violations:
         return "\n".join(f"{typed.get(v.field, v.field)}: {v.description}" for v in error.violations)
+    if error.code is grpc.StatusCode.UNAUTHENTICATED:
+        return f"{error.message} ({error.reason}): put your API key or token into SOUNDSTAGE_TOKEN"
     if error.code is grpc.StatusCode.UNAVAILABLE and not error.reason:
         return f"no Soundstage server answers at {address}: start one with `make up`, or name one with --address"
     return f"{error.message} ({error.reason})" if error.reason else f"{error.code.name}: {error.message}"
@@ -94,6 +105,18 @@ def model_text(model: pb.Model) -> str:
 
 def _minute(time: Timestamp) -> str:
     return f"{time.ToDatetime().isoformat(' ', 'minutes')} UTC"
+
+
+def quota_text(quota: pb.GetQuotaResponse) -> str:
+    lines = [
+        f"tenant   {quota.tenant}",
+        f"queued   {quota.queued_videos} of {quota.max_queued_videos}",
+        f"running  {quota.active_videos - quota.queued_videos} of {quota.max_running_videos}",
+    ]
+    if quota.HasField("credits"):
+        when = quota.next_credit_time.ToDatetime().isoformat(" ", "minutes")
+        lines.append(f"credits  {quota.credits:g}, more from {when} UTC")
+    return "\n".join(lines)
 
 
 def _seconds(duration: Duration) -> str:

@@ -40,6 +40,8 @@ class FakeVideos(rpc.VideoServiceServicer):
             await _abort_invalid(context, "spec.prompt", "write what the video should show")
         if request.spec.duration.seconds > 8:
             await _abort_invalid(context, "spec.duration", "diorama makes 1 to 8 s; ask for 8 s or less")
+        if request.validate_only:
+            return pb.CreateVideoResponse(video=pb.Video(spec=request.spec, cost_credits=17))
         name = f"videos/{len(self.videos) + 1}"
         self.videos[name] = pb.Video(name=name, spec=request.spec, state=pb.STATE_QUEUED)
         self.videos[name].create_time.FromSeconds(1_800_000_000)
@@ -104,7 +106,14 @@ class FakeVideos(rpc.VideoServiceServicer):
 
     @override
     async def GetQuota(self, request: pb.GetQuotaRequest, context: Any) -> pb.GetQuotaResponse:
-        return pb.GetQuotaResponse(tenant="t", max_active_videos=4)
+        """Tells the caller by its token, as the real one does by the key."""
+        tenant = dict(context.invocation_metadata()).get("authorization", "Bearer t").removeprefix("Bearer ")
+        if tenant == "wrong":
+            status = status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message="no such key")
+            await _abort(context, status, error_details_pb2.ErrorInfo(reason="API_KEY_INVALID", domain="soundstage"))
+        answer = pb.GetQuotaResponse(tenant=tenant, max_active_videos=4, queued_videos=1, active_videos=3, credits=12.5)
+        answer.max_queued_videos, answer.max_running_videos = 20, 1000
+        return answer
 
     def _events(self, video: pb.Video) -> Iterator[pb.WatchVideoResponse]:
         """QUEUED, three RUNNING steps, and the end: sequence 1 to 5."""
@@ -152,11 +161,12 @@ async def _abort(context: Any, status: Any, *details: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(videos: FakeVideos) -> AsyncIterator[str]:
+async def serving(videos: FakeVideos, tls: grpc.ServerCredentials | None = None) -> AsyncIterator[str]:
     """A real server on a free port; gives its address."""
     server = grpc.aio.server()
     rpc.add_VideoServiceServicer_to_server(videos, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = "127.0.0.1:0"
+    port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -165,12 +175,12 @@ async def serving(videos: FakeVideos) -> AsyncIterator[str]:
 
 
 @contextmanager
-def serving_in_thread(videos: FakeVideos) -> Iterator[str]:
+def serving_in_thread(videos: FakeVideos, tls: grpc.ServerCredentials | None = None) -> Iterator[str]:
     """The same for callers that block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    server = serving(videos)
+    server = serving(videos, tls)
     address = asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
     try:
         yield address

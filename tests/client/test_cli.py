@@ -11,7 +11,9 @@ from soundstage.video.v1 import video_pb2 as pb
 
 from client import SoundstageClient
 from client.cli import main
+from libs.serving.tls import server_credentials
 from tests.client.server import FakeVideos, serving_in_thread
+from tests.support.certificates import Authority
 
 CONTENT = b"a film" * 1000
 
@@ -133,3 +135,32 @@ def test_get_brings_the_file_later(address: str, tmp_path: Path) -> None:
 def test_watch_prints_the_address_of_the_result(address: str, videos: FakeVideos) -> None:
     run(address, "create", "a fire")
     assert run(address, "watch", "1").stdout == f"{videos.result.video_url}\n"
+
+
+def test_quota_and_price_before_anything_is_made(address: str, videos: FakeVideos) -> None:
+    shown = run(address, "quota", "--token", "acme").stdout
+    assert "acme" in shown
+    assert "queued   1 of 20" in shown
+    assert "running  2 of 1000" in shown
+    assert "credits  12.5" in shown
+    assert run(address, "create", "a fire", "--price").stdout == "17 credits\n"
+    assert videos.videos == {}
+
+
+def test_a_token_that_is_not_accepted(address: str) -> None:
+    result = run(address, "quota", "--token", "wrong")
+    assert result.exit_code == 6
+    assert "no such key (API_KEY_INVALID): put your API key or token into SOUNDSTAGE_TOKEN" in result.stderr
+
+
+def test_over_tls_with_options_from_the_environment(videos: FakeVideos, tmp_path: Path) -> None:
+    files = Authority().files(tmp_path / "own")
+    environment = {f"SOUNDSTAGE_{name.upper()}": str(getattr(files, name)) for name in ("ca", "cert", "key")}
+    with serving_in_thread(videos, server_credentials(files)) as address:
+        result = CliRunner().invoke(
+            main, ["quota"], env={"SOUNDSTAGE_ADDRESS": address, "SOUNDSTAGE_TOKEN": "acme", **environment}
+        )
+        assert result.exit_code == 0, result.output
+        assert "acme" in result.stdout
+        assert run(address, "quota").exit_code == 3
+        assert run(address, "quota", "--cert", str(files.cert)).exit_code == 2
