@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy import and_, case, delete, func, or_, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.errors import NotFound, ResourceExhausted
@@ -83,19 +82,14 @@ class Records:
         A video of the same tenant and request_id that is already there is returned instead, with False; the caller
         compares the hashes. Raises ResourceExhausted when the tenant has too many queued videos or too few credits.
         """
-        try:
-            async with self._database.write() as session:
-                if earlier := await _by_request(session, video.key.tenant, video.request_id):
-                    return earlier, False
-                allowance = await self._tenants.lock(session, video.key.tenant)
-                await _check_queued(session, video.key.tenant, allowance)
-                await self._ledger.reserve(session, video, allowance.daily_credits)
-                await _insert(session, video)
-        except IntegrityError:  # the same request_id was accepted by another process at this very moment
-            earlier = await self.find_request(video.key.tenant, video.request_id)
-            if earlier is None:
-                raise
-            return earlier, False
+        async with self._database.write() as session:
+            # First: a repeat at this very moment must find the video, not the limit that the video reached.
+            allowance = await self._tenants.lock(session, video.key.tenant)
+            if earlier := await _by_request(session, video.key.tenant, video.request_id):
+                return earlier, False
+            await _check_queued(session, video.key.tenant, allowance)
+            await self._ledger.reserve(session, video, allowance.daily_credits)
+            await _insert(session, video)
         _tell_state(video.key, None, State.QUEUED)
         return video, True
 
