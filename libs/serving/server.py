@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
-from libs.serving.admission import AdmissionInterceptor, Admit
+from libs.serving.admission import AdmissionInterceptor, Admit, PeerInterceptor
 from libs.serving.interceptors import (
     ErrorInterceptor,
     MetricsInterceptor,
@@ -102,7 +102,8 @@ async def running(
     """
     ready = ReadyInterceptor()
     admission = AdmissionInterceptor({endpoint.name: endpoint.admit for endpoint in endpoints if endpoint.admit})
-    server = _server(settings, [ready, admission], RedMetrics.of(registry))
+    peers = [PeerInterceptor(settings.tls_client_names)] if settings.tls_client_names else []
+    server = _server(settings, [ready, *peers, admission], RedMetrics.of(registry))
     servicer = await _add_endpoints(server, endpoints)
     with _metrics_server(settings, registry) as metrics_port:
         port = _listen(server, settings)

@@ -60,6 +60,9 @@ class ServiceSettings(BaseSettings):
     tls_client_ca: Path | None = None
     """Authority, PEM, whose certificate every caller must show; also health checks. Unset: callers need none."""
 
+    tls_client_names: tuple[str, ...] = ()
+    """Names (DNS or URI, as in SPIFFE) of which a caller's certificate must hold one, as a JSON list; empty: any."""
+
     models_dir: Path = Path("models")
     """Folder with one folder a model."""
 
@@ -72,4 +75,6 @@ class ServiceSettings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
             raise ValueError("TLS needs both tls_cert and tls_key; tls_client_ca comes with them")
+        if self.tls_client_names and not self.tls_client_ca:
+            raise ValueError("tls_client_names are looked for in certificates: set tls_client_ca, which asks for them")
         return self

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from soundstage.encoder.v1 import encoder_pb2 as pb
 from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
@@ -58,6 +59,29 @@ async def test_callers_must_show_a_certificate_of_the_authority(tmp_path: Path) 
         assert await code(address, TlsFiles(ca=server.ca)) is grpc.StatusCode.UNAVAILABLE
         theirs = stranger.files(tmp_path / "stranger", ca=ours)
         assert await code(address, theirs) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_only_certain_names_of_the_authority_may_call(tmp_path: Path) -> None:
+    """Health is asked by others than those who may call."""
+    authority = Authority()
+    server, gateway = authority.files(tmp_path / "server"), authority.files(tmp_path / "gateway")
+    answers = {}
+    for name in ("localhost", "spiffe://cluster/gateway"):
+        settings = ServiceSettings(
+            grace_seconds=5,
+            tls_cert=server.cert,
+            tls_key=server.key,
+            tls_client_ca=server.ca,
+            tls_client_names=(name,),
+        )
+        async with (
+            running(settings, [encoder_endpoint(EchoEncoder())], registry=CollectorRegistry()) as running_server,
+            open_channel(running_server.address, tls=gateway, retries=False) as channel,
+        ):
+            answers[name] = await call(channel)
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+            assert (await health).status == health_pb2.HealthCheckResponse.SERVING
+    assert list(answers.values()) == [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED]
 
 
 async def test_a_server_uses_files_that_were_replaced(tmp_path: Path) -> None:
@@ -117,6 +141,8 @@ def test_settings_name_whole_sets_of_files(tmp_path: Path) -> None:
         ServiceSettings(tls_cert=files.cert)
     with pytest.raises(ValueError, match="tls_cert"):
         ServiceSettings(tls_client_ca=files.ca)
+    with pytest.raises(ValueError, match="tls_client_ca"):
+        ServiceSettings(tls_cert=files.cert, tls_key=files.key, tls_client_names=("gateway",))
     with pytest.raises(ValueError, match="go together"):
         TlsFiles(cert=files.cert)
     assert ServiceSettings().tls is None
