@@ -51,15 +51,17 @@ class Ledger:
 
     async def balance(self, session: AsyncSession, tenant: str, daily_credits: float) -> int:
         """The balance; a tenant's first call, and its first on a later day, adds to it. Needs the tenant's lock."""
-        today = self._now().date()
-        first = await _entry(session, tenant, Kind.FIRST, "first")
-        if first is None:
-            return await self._append(session, tenant, Kind.FIRST, "first", self._first)
-        day = today.isoformat()
-        if first.time.date() < today and not await _entry(session, tenant, Kind.DAILY, day):
-            return await self._append(session, tenant, Kind.DAILY, day, round(daily_credits * MILLI))
-        last = await _last(session, tenant)
-        return last.balance_millicredits if last else 0
+        match await self._due(session, tenant):
+            case Kind.FIRST:
+                return await self._append(session, tenant, Kind.FIRST, "first", self._first)
+            case Kind.DAILY:
+                day = self._now().date().isoformat()
+                return await self._append(session, tenant, Kind.DAILY, day, round(daily_credits * MILLI))
+        return await _balance(session, tenant)
+
+    async def balance_if_settled(self, session: AsyncSession, tenant: str) -> int | None:
+        """The balance, to read only; None when `balance` would add to it."""
+        return None if await self._due(session, tenant) else await _balance(session, tenant)
 
     async def grant(self, session: AsyncSession, tenant: str, millicredits: int, reference: str) -> int:
         """By the operator; a negative amount takes away, even below nothing. Needs the tenant's lock."""
@@ -106,6 +108,16 @@ class Ledger:
         """The next midnight, UTC."""
         return datetime.combine(self._now().date() + timedelta(days=1), time(), UTC)
 
+    async def _due(self, session: AsyncSession, tenant: str) -> Kind | None:
+        """What is granted with the next call."""
+        first = await _entry(session, tenant, Kind.FIRST, "first")
+        if first is None:
+            return Kind.FIRST
+        today = self._now().date()
+        if first.time.date() < today and not await _entry(session, tenant, Kind.DAILY, today.isoformat()):
+            return Kind.DAILY
+        return None
+
     async def _append(self, session: AsyncSession, tenant: str, kind: Kind, reference: str, amount: int) -> int:
         last = await _last(session, tenant)
         row = LedgerRow(
@@ -126,6 +138,11 @@ async def _last(session: AsyncSession, tenant: str) -> LedgerRow | None:
     query = select(LedgerRow).where(LedgerRow.tenant == tenant).order_by(LedgerRow.number.desc()).limit(1)
     row: LedgerRow | None = await session.scalar(query)
     return row
+
+
+async def _balance(session: AsyncSession, tenant: str) -> int:
+    last = await _last(session, tenant)
+    return last.balance_millicredits if last else 0
 
 
 async def _entry(session: AsyncSession, tenant: str, kind: Kind, reference: str) -> LedgerRow | None:

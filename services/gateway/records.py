@@ -173,14 +173,17 @@ class Records:
 
     async def quota(self, tenant: str, charges: bool) -> Quota:
         """What the tenant may use, and has left; the day's credits are added, as they are before a video is paid."""
+        allowance = await self._tenants.allowance(tenant)
+        async with self._database.read() as session:
+            active = await _active(session, tenant)
+            balance = await self._ledger.balance_if_settled(session, tenant) if charges else None
         if not charges:
-            allowance = await self._tenants.allowance(tenant)
-            async with self._database.read() as session:
-                return Quota(tenant, allowance, await _active(session, tenant), None, None)
-        async with self._database.write() as session:
-            allowance = await self._tenants.lock(session, tenant)
-            balance = await self._ledger.balance(session, tenant, allowance.daily_credits)
-            return Quota(tenant, allowance, await _active(session, tenant), balance, self._ledger.next_grant())
+            return Quota(tenant, allowance, active, None, None)
+        if balance is None:
+            async with self._database.write() as session:
+                await self._tenants.lock(session, tenant)
+                balance = await self._ledger.balance(session, tenant, allowance.daily_credits)
+        return Quota(tenant, allowance, active, balance, self._ledger.next_grant())
 
     async def count_ahead(self, video: Video) -> int:
         """Videos of all tenants before a queued one: those at work, and queued ones that are more urgent or older."""

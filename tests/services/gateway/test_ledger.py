@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -27,7 +28,7 @@ from services.gateway.price import price_millicredits
 from services.gateway.progress import fraction
 from services.gateway.records import Records
 from services.gateway.states import TERMINAL, concluded
-from services.gateway.tables import LedgerRow
+from services.gateway.tables import LedgerRow, VideoRow
 from services.gateway.tenants import Allowance, Tenants
 from services.gateway.video import (
     AudioIntent,
@@ -217,7 +218,7 @@ async def fresh(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) 
     return url
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(steps, max_size=25))
 def test_the_ledger_balances_after_any_sequence_of_events(migrated: Path, game: list[tuple]) -> None:
     path = migrated.with_name(f"{uuid.uuid4()}.db")
@@ -290,6 +291,25 @@ async def test_what_was_written_cannot_be_changed(fresh: str) -> None:
             with pytest.raises(DBAPIError, match="append-only"):
                 async with bank.database.write() as session:
                     await session.execute(statement)
+        await bank.check()
+
+
+async def test_a_process_that_is_killed_leaves_no_reservation_without_its_video(fresh: str) -> None:
+    """Creates and ends as fast as they go, cut off in the middle; then nothing is half done."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.services.gateway.spending", fresh, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(200):
+        for _ in range(20):
+            assert await process.stdout.readline() == b"ended\n"
+    process.kill()
+    await process.wait()
+    async with opened(fresh) as bank:
+        async with bank.database.read() as session:
+            known = list(await session.scalars(select(VideoRow.video_id)))
+        assert len(known) >= 20
+        bank.accepted = {video_id: await bank.records.get(VideoKey("acme", video_id)) for video_id in known}
         await bank.check()
 
 
