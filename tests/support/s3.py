@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["S3Server", "s3_server", "serving_s3"]
+__all__ = ["S3Process", "S3Server", "s3_server", "serving_s3"]
 
 _ACCESS_KEY = "soundstage-test"
 _SECRET_KEY = "soundstage-test-secret"
@@ -27,7 +27,7 @@ _READY_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
     """``endpoint`` is host:port; the keys may do everything."""
 
@@ -40,6 +40,55 @@ class S3Server:
         return f"s3://{bucket}?endpoint={self.endpoint}&secure=false&region=us-east-1"
 
 
+class S3Process(S3Server):
+    """`kill` and `start` make it go away and come back, with its data and on its port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = _free_ports(5)
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(f"127.0.0.1:{self._ports[3]}", _ACCESS_KEY, _SECRET_KEY)
+
+    def start(self) -> None:
+        master, volume, filer, s3, admin = self._ports
+        with (self._folder / "weed.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(Path(sys.executable).parent / "weed"),
+                    "-logtostderr=true",
+                    "mini",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    f"-dir={self._folder}",
+                    f"-master.port={master}",
+                    f"-volume.port={volume}",
+                    f"-filer.port={filer}",
+                    f"-s3.port={s3}",
+                    f"-admin.port={admin}",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
+                    f"-s3.config={_write_identity(self._folder)}",
+                    "-webdav=false",
+                    "-admin.ui=false",
+                ],
+                cwd=self._folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        _wait_until_ready(self._process, f"http://127.0.0.1:{s3}/healthz", self._folder / "weed.log")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            _stop(self._process)
+            self._process = None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(_STOP_SECONDS)
+            self._process = None
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One server for the whole run; each test takes a bucket of its own."""
@@ -48,38 +97,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @contextmanager
-def serving_s3(folder: Path) -> Iterator[S3Server]:
+def serving_s3(folder: Path) -> Iterator[S3Process]:
     """Start the server with its data in ``folder``; stopped, and the data gone, at the end."""
-    master, volume, filer, s3, admin = _free_ports(5)
-    with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                str(Path(sys.executable).parent / "weed"),
-                "-logtostderr=true",
-                "mini",
-                "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1",
-                f"-dir={folder}",
-                f"-master.port={master}",
-                f"-volume.port={volume}",
-                f"-filer.port={filer}",
-                f"-s3.port={s3}",
-                f"-admin.port={admin}",
-                "-s3.port.iceberg=0",
-                "-s3.port.lance=0",
-                f"-s3.config={_write_identity(folder)}",
-                "-webdav=false",
-                "-admin.ui=false",
-            ],
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    server = S3Process(folder)
     try:
-        _wait_until_ready(process, f"http://127.0.0.1:{s3}/healthz", folder / "weed.log")
-        yield S3Server(f"127.0.0.1:{s3}", _ACCESS_KEY, _SECRET_KEY)
+        server.start()
+        yield server
     finally:
-        _stop(process)
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -33,7 +33,7 @@ from libs.serving import (
     stop_stage,
 )
 
-__all__ = ["Script", "StageServers", "serving_stages"]
+__all__ = ["Script", "StageServers", "serving_stages", "stage_endpoints"]
 
 JPEG = b"\xff\xd8\xff\xe0 not much of a picture \xff\xd9"
 DURATION_SECONDS = 5.0
@@ -56,6 +56,8 @@ class Script:
     deaf: bool = False
     """A step once begun goes on to its end, as on a GPU; else it is broken off."""
     began: threading.Event = field(default_factory=threading.Event)
+    at: Callable[[str, Any, Stage], None] = lambda _point, _request, _control: None
+    """Called with "begin", "middle" (half of the steps), and then "finish" (all is written), "stopped" or "failed"."""
 
 
 @dataclass
@@ -68,16 +70,21 @@ class StageServers:
     mux: Script = field(default_factory=Script)
 
 
+def stage_endpoints(store: Store, scripts: StageServers) -> dict[str, Endpoint]:
+    """By service."""
+    return {
+        "encoder": _endpoint("soundstage.encoder.v1.EncoderService", _Encoder(store, scripts), encoder_pb2_grpc),
+        "denoiser": _endpoint("soundstage.denoiser.v1.DenoiserService", _Denoiser(store, scripts), denoiser_pb2_grpc),
+        "audio": _endpoint("soundstage.audio.v1.AudioService", _Audio(store, scripts), audio_pb2_grpc),
+        "muxer": _endpoint("soundstage.muxer.v1.MuxerService", _Muxer(store, scripts), muxer_pb2_grpc),
+    }
+
+
 @asynccontextmanager
 async def serving_stages(store: Store, settings: ServiceSettings | None = None) -> AsyncIterator[StageServers]:
     """All four services on one port."""
     scripts = StageServers()
-    endpoints = [
-        _endpoint("soundstage.encoder.v1.EncoderService", _Encoder(store, scripts), encoder_pb2_grpc),
-        _endpoint("soundstage.denoiser.v1.DenoiserService", _Denoiser(store, scripts), denoiser_pb2_grpc),
-        _endpoint("soundstage.audio.v1.AudioService", _Audio(store, scripts), audio_pb2_grpc),
-        _endpoint("soundstage.muxer.v1.MuxerService", _Muxer(store, scripts), muxer_pb2_grpc),
-    ]
+    endpoints = list(stage_endpoints(store, scripts).values())
     async with running(settings or ServiceSettings(grace_seconds=0.5), endpoints) as server:
         scripts.address = server.address
         yield scripts
@@ -160,13 +167,23 @@ def _work(
     def work(control: Stage) -> dict[str, Any]:
         script.requests.append(request)
         script.began.set()
-        inputs = [store.get(ref_from_proto(artifact)) for artifact in reads]
         try:
-            _steps(script, control)
+            script.at("begin", request, control)
+            outputs = make(control)
         except Cancelled:
             script.stopped.append(request.attempt.attempt)
             script.stopped_times.append(time.time())
+            script.at("stopped", request, control)
             raise
+        except Exception:
+            script.at("failed", request, control)
+            raise
+        script.at("finish", request, control)
+        return outputs
+
+    def make(control: Stage) -> dict[str, Any]:
+        inputs = [store.get(ref_from_proto(artifact)) for artifact in reads]
+        _steps(script, request, control)
         prefix = prefix_from_proto(request.attempt, stage)
         outputs = {}
         for name in writes:
@@ -177,7 +194,7 @@ def _work(
     return work
 
 
-def _steps(script: Script, control: Stage) -> None:
+def _steps(script: Script, request: Any, control: Stage) -> None:
     for step in range(1, script.steps + 1):
         ends = time.monotonic() + script.step_seconds
         while time.monotonic() < ends:
@@ -186,6 +203,8 @@ def _steps(script: Script, control: Stage) -> None:
             time.sleep(min(0.02, script.step_seconds))
         control.raise_if_cancelled()
         control.progress(step, script.steps)
+        if step == max(script.steps // 2, 1):
+            script.at("middle", request, control)
         if script.errors:
             raise script.errors.pop(0)
         if script.previews:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["serving_temporal", "temporal_address"]
+__all__ = ["serving_temporal", "temporal_address", "temporal_command"]
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -29,10 +29,7 @@ def temporal_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @contextmanager
 def serving_temporal(folder: Path) -> Iterator[str]:
     port = _free_port()
-    command = [
-        *(str(_BINARY), "server", "start-dev", "--headless", "--log-level", "error"),
-        *("--ip", "127.0.0.1", "--port", str(port), "--db-filename", str(folder / "temporal.db")),
-    ]
+    command = temporal_command(folder, port)
     with (folder / "temporal.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -45,6 +42,13 @@ def serving_temporal(folder: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def temporal_command(folder: Path, port: int) -> list[str]:
+    return [
+        *(str(_BINARY), "server", "start-dev", "--headless", "--log-level", "error"),
+        *("--ip", "127.0.0.1", "--port", str(port), "--db-filename", str(folder / "temporal.db")),
+    ]
 
 
 def _wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,1 @@
+"""What becomes of videos when processes are killed: a gateway of real processes, and the cases that hurt it."""

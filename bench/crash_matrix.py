@@ -1,0 +1,135 @@
+"""python -m bench.crash_matrix: kills what makes videos, in every place, and writes what came of the videos.
+
+Writes bench/results/crash_matrix.json; the exit status is 1 when a promise was broken: an accepted video that did not
+end, or ended otherwise than it must, a finished stage that was repeated, an attempt that went on without its video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.crash.cases import Case, every_case
+from bench.crash.facts import Facts, facts_of
+from bench.crash.stack import Plan, Stack, running_stack
+from bench.results import Figure, Results, write
+
+DATABASES = ("sqlite", "postgresql")
+PLANS: dict[str, Plan] = {
+    "plain": Plan(""),
+    "pair": Plan("", workers=2),
+    "postgresql": Plan(""),
+    "s3": Plan("", store="s3"),
+    "disk": Plan("", small_disk=True, records_on_it=True),
+    "disk for good": Plan("", small_disk=True, settings={"STAGE_AWAY_ATTEMPTS": "4"}),
+}
+
+
+@dataclass
+class Outcome:
+    """`broken`: the case itself did not come about, for example because a stage never got to where it was to be hit."""
+
+    case: str
+    database: str
+    seconds: float = 0.0
+    videos: int = 0
+    facts: Facts = field(default_factory=Facts)
+    broken: str = ""
+
+    @property
+    def kept(self) -> bool:
+        return self.facts.kept and not self.broken
+
+
+def run(cases: list[Case], database: str, keep: bool = False) -> Iterator[Outcome]:
+    """One stack for all cases that need the same."""
+    for needs, plan in PLANS.items():
+        own = [case for case in cases if case.needs == needs]
+        if not own or (needs == "postgresql" and database != "postgresql"):
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="soundstage-crash-"))
+        try:
+            with running_stack(replace(plan, database=database), folder) as stack:
+                for case in own:
+                    yield strike(case, database, stack)
+        except PermissionError as error:
+            yield from (Outcome(case.name, database, broken=str(error)) for case in own)
+        finally:
+            if keep:
+                print(f"logs and journals: {folder}", flush=True)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def strike(case: Case, database: str, stack: Stack) -> Outcome:
+    outcome, began = Outcome(case.name, database), time.monotonic()
+    try:
+        video_ids = case.strike(stack)
+        outcome.videos = len(video_ids)
+        outcome.facts = facts_of(stack, video_ids, case.expected)
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # TimeoutError is an OSError
+        outcome.broken = f"{type(error).__name__}: {error}"
+    finally:
+        stack.repair()
+    outcome.seconds = round(time.monotonic() - began, 1)
+    return outcome
+
+
+def results_of(outcomes: list[Outcome], seconds: float) -> Results:
+    figures = [
+        Figure("cases", len(outcomes), "count"),
+        Figure("cases_that_broke_a_promise", sum(not outcome.kept for outcome in outcomes), "count", "0"),
+        Figure("cases_not_brought_about", sum(bool(outcome.broken) for outcome in outcomes), "count", "0"),
+        Figure("videos_accepted", sum(outcome.videos for outcome in outcomes), "count"),
+        Figure("videos_lost", sum(len(outcome.facts.lost) for outcome in outcomes), "count", "0"),
+        Figure("finished_stages_repeated", sum(len(outcome.facts.repeated) for outcome in outcomes), "count", "0"),
+        Figure("orphans", sum(len(outcome.facts.orphans) for outcome in outcomes), "count", "0"),
+        Figure("stages_finished_but_not_recorded", sum(len(o.facts.unrecorded) for o in outcomes), "count"),
+        Figure("seconds", seconds, "s"),
+    ]
+    for database in DATABASES:
+        figures.append(Figure(f"cases_{database}", sum(o.database == database for o in outcomes), "count"))
+    return Results(figures, {"cases": [_told(outcome) for outcome in outcomes]})
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """What is empty is left out."""
+    told = {**asdict(outcome), **asdict(outcome.facts), "kept": outcome.kept}
+    del told["facts"]
+    return {name: value for name, value in told.items() if value not in ("", [], {})}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.crash_matrix", description=__doc__.split("\n")[0])
+    parser.add_argument("--database", choices=DATABASES, help="one of the two; without it, both")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--seed", type=int, default=7, help="of the moments at which boundaries are hit")
+    parser.add_argument("--keep", action="store_true", help="keep the logs and journals")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    arguments = parser.parse_args()
+    cases = [case for case in every_case(arguments.seed) if arguments.only in case.name]
+    outcomes, began = [], time.monotonic()
+    for database in [arguments.database] if arguments.database else DATABASES:
+        for outcome in run(cases, database, arguments.keep):
+            outcomes.append(outcome)
+            print(f"{'kept  ' if outcome.kept else 'BROKEN'} {outcome.seconds:5.1f} s  {_line(outcome)}", flush=True)
+    results = results_of(outcomes, round(time.monotonic() - began))
+    if not arguments.only and not arguments.database:
+        print(f"written to {write('crash_matrix', results, arguments.out)}")
+    sys.exit(0 if all(outcome.kept for outcome in outcomes) else 1)
+
+
+def _line(outcome: Outcome) -> str:
+    told = {k: v for k, v in _told(outcome).items() if k not in ("case", "database", "seconds", "kept", "videos")}
+    return f"{outcome.database:10} {outcome.case}  {told}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A part of the crash matrix that fits into `make test`, on a real PostgreSQL; and that the matrix sees faults."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.crash.cases import STAGES, every_case
+from bench.crash.facts import Facts
+from bench.crash.journal import Journal
+from bench.crash.stack import SERVICES, Plan, Stack, running_stack
+from bench.crash_matrix import PLANS, Outcome, results_of, strike
+
+CASES = {case.name: case for case in every_case(seed=1)}
+QUICK = (
+    "api killed between record and workflow",
+    "denoiser killed in the middle of denoise",
+    "one of two workers killed in render",
+    "temporal killed at the end of encode",
+)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(Plan("postgresql", workers=2), tmp_path_factory.mktemp("crash")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_no_video_is_lost(name: str, stack: Stack) -> None:
+    outcome = strike(CASES[name], "postgresql", stack)
+    assert outcome.kept, outcome
+    assert outcome.videos > 0
+
+
+def test_every_process_is_killed_in_and_after_every_stage() -> None:
+    for process in ("api", "worker", "temporal", *SERVICES):
+        assert f"{process} killed when a video was accepted" in CASES
+        for stage in STAGES:
+            assert f"{process} killed in the middle of {stage}" in CASES
+            assert f"{process} killed at the end of {stage}" in CASES
+    assert {case.needs for case in CASES.values()} == set(PLANS)
+
+
+def test_an_attempt_that_goes_on_is_seen(tmp_path: Path) -> None:
+    """One that ended, one whose process is gone, and one that is at work."""
+    lines = [("a", "begin", 1), ("b", "begin", 2), ("c", "begin", 1), ("a", "finish", 1)]
+    entries = [
+        {"video_id": "v", "stage": "mux", "attempt": attempt, "point": point, "pid": pid, "time": float(n)}
+        for n, (attempt, point, pid) in enumerate(lines)
+    ]
+    journal = Journal(tmp_path)
+    journal.path("muxer").write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"half a li')
+    assert [entry.attempt for entry in journal.at_work(frozenset({1, os.getpid()}))] == ["c"]
+
+
+@pytest.mark.parametrize("fault", ["lost", "unexpected", "repeated", "orphans"])
+def test_a_broken_promise_is_told(fault: str) -> None:
+    broken = Outcome("x", "sqlite", facts=Facts(**{fault: ["v"]}))
+    assert not broken.kept
+    figures = {figure.name: figure.value for figure in results_of([broken, Outcome("y", "sqlite")], 1.0).figures}
+    assert (figures["cases"], figures["cases_that_broke_a_promise"]) == (2, 1)
+
+
+def test_a_case_that_did_not_come_about_is_no_success() -> None:
+    assert not Outcome("x", "sqlite", broken="TimeoutError").kept
