@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     arguments = parser.parse_args()
     cases = [case for case in every_case(arguments.seed) if arguments.only in case.name]
-    outcomes, began = [], time.monotonic()
-    for database in [arguments.database] if arguments.database else DATABASES:
-        for outcome in run(cases, database, arguments.keep):
-            outcomes.append(outcome)
-            print(f"{'kept  ' if outcome.kept else 'BROKEN'} {outcome.seconds:5.1f} s  {_line(outcome)}", flush=True)
+    began = time.monotonic()
+    databases = [arguments.database] if arguments.database else DATABASES
+    with ThreadPoolExecutor(len(databases)) as pool:  # most of the time is waiting
+        outcomes = [one for some in pool.map(lambda d: _run_all(cases, d, arguments.keep), databases) for one in some]
     results = results_of(outcomes, round(time.monotonic() - began))
     if not arguments.only and not arguments.database:
         print(f"written to {write('crash_matrix', results, arguments.out)}")
     sys.exit(0 if all(outcome.kept for outcome in outcomes) else 1)
+
+
+def _run_all(cases: list[Case], database: str, keep: bool) -> list[Outcome]:
+    outcomes = []
+    for outcome in run(cases, database, keep):
+        outcomes.append(outcome)
+        print(f"{'kept  ' if outcome.kept else 'BROKEN'} {outcome.seconds:5.1f} s  {_line(outcome)}", flush=True)
+    return outcomes
 
 
 def _line(outcome: Outcome) -> str:

@@ -48,14 +48,17 @@ def every_case(seed: int) -> list[Case]:
 
 
 def _kills(seed: int) -> Iterator[Case]:
+    """Target after target at each point, so that what was killed has time to come back."""
     chance = random.Random(seed)
-    for target in ("api-0", "worker-0", "temporal", *SERVICES):
-        name = target.partition("-")[0]
+    targets = {name.partition("-")[0]: name for name in ("worker-0", "api-0", "temporal", *SERVICES)}
+    for name, target in targets.items():
         after = chance.uniform(0, BOUNDARY_SPREAD_SECONDS)
         yield Case(f"{name} killed when a video was accepted", partial(kill_at_boundary, target, "", after))
-        for stage in STAGES:
-            after = chance.uniform(0, BOUNDARY_SPREAD_SECONDS)
+    for stage in STAGES:
+        for name, target in targets.items():
             yield Case(f"{name} killed in the middle of {stage}", partial(kill_in_middle, target, stage))
+        for name, target in targets.items():
+            after = chance.uniform(0, BOUNDARY_SPREAD_SECONDS)
             yield Case(f"{name} killed at the end of {stage}", partial(kill_at_boundary, target, stage, after))
 
 
@@ -81,6 +84,7 @@ def _others() -> Iterator[Case]:
 
 
 def kill_in_middle(target: str, stage: str, stack: Stack) -> list[str]:
+    stack.members[target].wait()
     stack.holds.put(stage, "middle")
     video_id = stack.create()
     held = stack.journal.wait(_at(video_id, stage, "middle"))
@@ -88,18 +92,19 @@ def kill_in_middle(target: str, stage: str, stack: Stack) -> list[str]:
     if target.startswith("worker"):  # its call is cut: the stage must stop by itself, held as it is
         stack.journal.wait(lambda entry: entry.attempt == held.attempt and entry.point == "stopped")
     stack.holds.lift(stage, "middle")
-    stack.start([target])
+    stack.members[target].launch()
     return [video_id]
 
 
 def kill_at_boundary(target: str, stage: str, after_seconds: float, stack: Stack) -> list[str]:
     """After `stage` has finished; without one, after the video was accepted."""
+    stack.members[target].wait()
     video_id = stack.create()
     if stage:
         stack.journal.wait(_at(video_id, stage, "finish"))
     time.sleep(after_seconds)
     stack.members[target].kill()
-    stack.start([target])
+    stack.members[target].launch()
     return [video_id]
 
 
@@ -115,9 +120,10 @@ def kill_one_of_two(stage: str, stack: Stack) -> list[str]:
 
 
 def frozen_worker(stack: Stack, *, late: bool = False) -> list[str]:
-    """Taken for dead, it comes back when another worker has finished its stage: it must change nothing.
+    """Taken for dead, it comes back when another worker has made its stage: it must change nothing.
 
-    `late`: its own call of the stage has ended with a result by then, which it will want to write down.
+    `late`: its own attempt has ended with a result, too, which it then wants to write down. Else its attempt must have
+    been stopped without it.
     """
     stack.holds.put("denoise", "middle", "denoise-1-")
     video_id = stack.create()
@@ -125,24 +131,22 @@ def frozen_worker(stack: Stack, *, late: bool = False) -> list[str]:
     worker = _worker_with(stack, held.attempt)
     worker.freeze()
     try:
+        if late:
+            stack.holds.lift("denoise", "middle")
         stack.journal.wait(
             lambda e: (e.video_id, e.stage, e.point) == (video_id, "denoise", "finish") and e.attempt != held.attempt
         )
-        if late:
-            stack.holds.lift("denoise", "middle")
-            stack.journal.wait(lambda e: e.attempt == held.attempt and e.point == "finish")
-        else:
-            stack.wait(video_id, 90.0)
+        ended = "finish" if late else "stopped"
+        stack.journal.wait(lambda e: e.attempt == held.attempt and e.point == ended)
     finally:
         worker.thaw()
-    stack.journal.wait(lambda e: e.attempt == held.attempt and e.point in ("finish", "stopped"))
-    stack.holds.lift("denoise", "middle")
     return [video_id]
 
 
 def kill_between_record_and_work(stack: Stack) -> list[str]:
     """Temporal does not answer, so the api hangs between the two, and dies. The caller's repeat is the same video."""
     request_id, created = str(uuid.uuid4()), []
+    stack.members["api-0"].wait()
     stack.members["temporal"].freeze()
     caller = threading.Thread(target=lambda: created.append(stack.try_create("api-0", request_id)))
     caller.start()
@@ -152,7 +156,7 @@ def kill_between_record_and_work(stack: Stack) -> list[str]:
     stack.members["temporal"].thaw()
     assert created == [""]
     video_id = stack.create(request_id)
-    stack.start(["api-0"])
+    stack.members["api-0"].launch()
     return [video_id]
 
 

@@ -53,7 +53,7 @@ class Journal:
 
     def at_work(self, alive: frozenset[int]) -> list[Entry]:
         """Attempts that have begun in a process that is still there, and are not over."""
-        open_attempts = {}
+        open_attempts: dict[str, Entry] = {}
         for entry in self.entries():
             if entry.point in OVER:
                 open_attempts.pop(entry.attempt, None)

@@ -139,8 +139,13 @@ class Stack:
         self.heal()
 
     def heal(self) -> None:
-        """Starts what is dead, so that a case begins with everything there."""
-        self.start([name for name, member in self.members.items() if not member.is_alive()])
+        """Starts what is dead; waits for all but the apis, of which one is always there."""
+        for member in self.members.values():
+            if not member.is_alive():
+                member.launch()
+        for name, member in self.members.items():
+            if not name.startswith("api"):
+                member.wait()
 
     def alive(self) -> frozenset[int]:
         return frozenset(member.pid for member in self.members.values() if member.is_alive())

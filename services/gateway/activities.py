@@ -171,6 +171,8 @@ class VideoActivities:
     async def _attempt(self, stage: Stage, attempt: str, video: Video, given: StageInput) -> Output:
         if too_deadly(await self._attempts.failed(video.key, stage)):
             raise FailedPrecondition("the processes that made this video were lost too often", reason=WORKER_LOST)
+        for lost in await self._attempts.unended(video.key, stage):
+            await self._stages[stage].stop(video.key, lost)
         await self._attempts.begin(video, stage, attempt, activity.info().attempt)
         logger.info("video %s of %s: attempt %s begins", video.key.video_id, video.key.tenant, attempt)
         outcome, message = "STOPPED", ""

@@ -99,6 +99,14 @@ class Attempts:
         async with self._database.read() as session:
             return [_failure(row) for row in await session.scalars(query)]
 
+    async def unended(self, key: VideoKey, stage: Stage) -> list[str]:
+        """Attempts whose worker never said how they ended."""
+        query = select(AttemptRow.attempt).where(
+            AttemptRow.video_id == key.video_id, AttemptRow.stage == stage.value, AttemptRow.outcome == STARTED
+        )
+        async with self._database.read() as session:
+            return list(await session.scalars(query))
+
     async def end(self, key: VideoKey, stage: Stage, attempt: str, outcome: str, message: str = "") -> None:
         """Records that an attempt ended without an output; `outcome` is the reason."""
         one = (

@@ -95,6 +95,8 @@ StageEvent = Alive | Progressed | Previewed | Finished
 class StageClient(Protocol):
     def run(self, job: Job) -> AsyncGenerator[StageEvent, None]: ...
 
+    async def stop(self, key: VideoKey, attempt: str) -> None: ...
+
 
 Stop = Callable[[artifact_pb2.Attempt], Awaitable[bool]]
 """Tells an attempt's work to stop; False if it is not at work."""
@@ -156,6 +158,13 @@ class GrpcStage:
             if not call.done():
                 # In a task of its own: another cancellation (the worker's stop) must not cut it short.
                 await asyncio.shield(asyncio.ensure_future(self._stop_work(call, job)))
+
+    async def stop(self, key: VideoKey, attempt: str) -> None:
+        """Tells an attempt to stop whose worker was lost: it may be frozen, with its call open. Helps where it can."""
+        try:
+            await self._stop(artifact_pb2.Attempt(tenant=key.tenant, video_id=key.video_id, attempt=attempt))
+        except grpc.aio.AioRpcError as error:
+            logger.info("video %s of %s: %s not told to stop: %s", key.video_id, key.tenant, attempt, error.code().name)
 
     async def _stop_work(self, call: _Call, job: Job) -> None:
         try:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import os
+import signal
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from typing import Any
 
 import grpc
 from soundstage.video.v1 import video_pb2_grpc as rpc
@@ -44,6 +49,9 @@ from services.gateway.workflow import MakeVideo
 SERVICE = "soundstage.video.v1.VideoService"
 MAX_CONCURRENT_RECORDINGS = 50
 """Local activities at once: each is one short transaction."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -148,26 +156,30 @@ class Gateway:
             # Heartbeats bring the news of a cancellation; throttled as by default, it would be 16 s old.
             max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
             default_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
+            on_fatal_error=_end_process,
         )
         await dispatcher.start()
         await self._stack.enter_async_context(worker)
         self._stack.push_async_callback(dispatcher.stop)
-        self._stack.push_async_callback(_cancelled, asyncio.create_task(dispatcher.run()))
+        self._in_background(dispatcher.run())
 
     def _start_sweeper(self) -> None:
         settings = self._settings
         sweeper = Sweeper(
             self._records, self._attempts, self._runner, settings.sweep_every_seconds, settings.sweep_quiet_seconds
         )
-        task = asyncio.create_task(sweeper.run())
-        self._stack.push_async_callback(_cancelled, task)
+        self._in_background(sweeper.run())
 
     def _start_collector(self) -> None:
         settings = self._settings
         if settings.collect_every_seconds > 0:
             collector = Collector(Collectable(self._database), open_artifacts(settings), retention_of(settings))
             collecting = collector.run(settings.collect_every_seconds, settings.collect_orphans_every_seconds)
-            self._stack.push_async_callback(_cancelled, asyncio.create_task(collecting))
+            self._in_background(collecting)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until the process stops. If the work ends by itself, the process does: half a gateway is worse than none."""
+        self._stack.push_async_callback(_cancelled, asyncio.create_task(_or_end_process(work)))
 
 
 def open_artifacts(settings: GatewaySettings) -> Store:
@@ -204,6 +216,20 @@ def charges_credits(settings: GatewaySettings) -> bool:
 def _stage_channel(settings: GatewaySettings, address: str) -> grpc.aio.Channel:
     """Without gRPC's own retries: every try of a stage has its own attempt id, and Temporal makes the tries."""
     return open_channel(address, max_message_mib=settings.max_message_mib, retries=False, tls=settings.stages_tls)
+
+
+async def _or_end_process(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:
+        await _end_process(error)
+        raise
+
+
+async def _end_process(error: BaseException) -> None:
+    """In an orderly way, so that whoever watches over it starts it anew."""
+    logger.critical("the gateway cannot go on: %s", error, exc_info=error)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
