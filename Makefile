@@ -13,7 +13,7 @@ OUT ?= video.mp4
 # proto-check rewrites files that the other checks read.
 .NOTPARALLEL:
 .PHONY: help setup video up down status run fmt lint types imports test test-unit test-e2e test-gpu proto proto-lint \
-	proto-check proto-breaking ci bench histories train gallery lock clean
+	proto-check proto-breaking ci bench crash-matrix histories train gallery lock clean
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ bench: $(READY) ## Measure: all, or NAME=one; figures go to bench/results
 
 train: $(READY) ## Train Diorama from nothing (hours; takes up again where it stopped)
 	@$(BIN)/python -m training
+
+crash-matrix: $(READY) ## Kill every process of the gateway at every stage, on SQLite and PostgreSQL: no video may be lost
+	@$(BIN)/python -m bench.crash_matrix
 
 histories: $(READY) ## Record how videos run today, for the replay test: VERSION=v2
 	@test -n "$(VERSION)" || { echo "say which: make histories VERSION=v2"; exit 1; }
