@@ -11,7 +11,7 @@ from soundstage.video.v1 import video_pb2 as pb
 
 from libs.catalog import ModelCard
 from services.gateway.price import MILLI
-from services.gateway.prompts import Analysis
+from services.gateway.prompts import Analysis, Motion
 from services.gateway.records import Quota
 from services.gateway.video import (
     AudioIntent,
@@ -32,6 +32,7 @@ STAGE = {stage: pb.Stage.Value(f"STAGE_{stage.name}") for stage in Stage}
 PRIORITY = {priority: pb.Priority.Value(f"PRIORITY_{priority.name}") for priority in Priority}
 PRESET = {preset: pb.Preset.Value(f"PRESET_{preset.name}") for preset in Preset}
 AUDIO_INTENT = {intent: pb.AudioIntent.Value(f"AUDIO_INTENT_{intent.name}") for intent in AudioIntent}
+PROMPT_MOTION = {motion: pb.PromptMotion.Value(f"PROMPT_MOTION_{motion.name}") for motion in Motion}
 
 STATE_FROM_PROTO = {number: state for state, number in STATE.items()}
 PRIORITY_FROM_PROTO = {number: priority for priority, number in PRIORITY.items()}
@@ -187,8 +188,20 @@ def event_to_proto(event: WatchEvent) -> pb.WatchVideoResponse:
 
 
 def analysis_to_proto(analysis: Analysis) -> pb.AnalyzePromptResponse:
-    findings = [pb.PromptFinding(aspect=f.aspect, positive=f.positive, message=f.message) for f in analysis.findings]
-    return pb.AnalyzePromptResponse(score=analysis.score, findings=findings, suggestions=analysis.suggestions)
+    evidence = analysis.evidence
+    return pb.AnalyzePromptResponse(
+        score=analysis.score,
+        findings=[
+            pb.PromptFinding(aspect=found.aspect, positive=found.positive, message=found.message, part=found.part)
+            for found in analysis.findings
+        ],
+        suggestions=analysis.suggestions,
+        language=evidence.language,
+        scenes=evidence.scenes,
+        motion=PROMPT_MOTION[evidence.motion],
+        audible=evidence.audible,
+        too_complex=evidence.too_complex,
+    )
 
 
 def model_to_proto(card: ModelCard) -> pb.Model:

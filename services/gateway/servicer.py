@@ -62,7 +62,7 @@ class VideoServicer(rpc.VideoServiceServicer):
 
     @override
     async def AnalyzePrompt(self, request: pb.AnalyzePromptRequest, context: Context) -> pb.AnalyzePromptResponse:
-        return convert.analysis_to_proto(self._videos.analyze(request.prompt, request.model))
+        return convert.analysis_to_proto(await self._videos.analyze(request.prompt, request.model))
 
     @override
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:

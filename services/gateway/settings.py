@@ -37,7 +37,7 @@ class GatewaySettings(ServiceSettings):
     """How long to wait for Temporal at start before giving up."""
 
     encoder_address: str = ""
-    """host:port of the encoder. Needed by a worker, like the next three."""
+    """host:port of the encoder. Needed by a worker, like the next three; an api needs it for AnalyzePrompt."""
 
     denoiser_address: str = ""
     """host:port of the denoiser."""
@@ -56,6 +56,9 @@ class GatewaySettings(ServiceSettings):
 
     stages_key: Path | None = None
     """Key of `stages_cert`, PEM."""
+
+    analyze_seconds: float = Field(default=15.0, gt=0, le=120)
+    """How long the encoder may take for a part of what AnalyzePrompt asks it. The first time it is asked for most."""
 
     default_model: str = "diorama"
     """Model of requests that name none; a folder of `models_dir`."""

@@ -23,7 +23,7 @@ from services.gateway.attempts import Attempts
 from services.gateway.images import Images
 from services.gateway.price import price_millicredits
 from services.gateway.progress import eta_seconds, fraction
-from services.gateway.prompts import Analysis, analyze
+from services.gateway.prompts import Analysis, PromptAnalyst
 from services.gateway.records import Event, Place, Quota, Records
 from services.gateway.resolve import find_model, request_hash, resolve
 from services.gateway.retention import Retention
@@ -98,10 +98,12 @@ class Videos:
         store: Store,
         catalog: Catalog,
         images: Images,
+        analyst: PromptAnalyst,
         limits: Limits,
     ) -> None:
         self._records, self._attempts, self._runner = records, attempts, runner
         self._store, self._catalog, self._images, self._limits = store, catalog, images, limits
+        self._analyst = analyst
 
     async def create(self, tenant: str, request: VideoRequest) -> View:
         """Accepts a video: recorded first, then started; it is accepted once both are true.
@@ -202,9 +204,10 @@ class Videos:
     async def quota(self, tenant: str) -> Quota:
         return await self._records.quota(tenant, self._limits.charges_credits)
 
-    def analyze(self, prompt: str, model: str) -> Analysis:
+    async def analyze(self, prompt: str, model: str) -> Analysis:
+        """Raises InvalidRequest for an unknown model; Unavailable, reason ENCODER_UNAVAILABLE."""
         card = find_model(self._catalog, model, self._limits.default_model, "model")
-        return analyze(prompt, card.family)
+        return await self._analyst.analyze(prompt, card.family)
 
     async def _prepare(self, tenant: str, request: VideoRequest, hashed: str) -> Video:
         """Whatever can be refused about the request, apart from its image, is refused here."""

@@ -26,13 +26,16 @@ from services.gateway.attempts import Attempts
 from services.gateway.changes import Changes
 from services.gateway.collectable import Collectable
 from services.gateway.collector import Collector
+from services.gateway.concepts import Bank, Concepts
 from services.gateway.database import Database
 from services.gateway.dispatcher import Dispatcher
 from services.gateway.door import Door, GuardedDoor, OpenDoor
+from services.gateway.embeddings import Embedder, GrpcEmbedder, NoEmbedder
 from services.gateway.images import Images
 from services.gateway.keys import ApiKeys
 from services.gateway.ledger import Ledger
 from services.gateway.order import Share
+from services.gateway.prompts import PromptAnalyst
 from services.gateway.records import Records
 from services.gateway.retention import Retention
 from services.gateway.retries import Retries
@@ -100,8 +103,16 @@ class Gateway:
             retention=retention_of(settings),
             watch_silence_seconds=settings.watch_silence_seconds,
         )
-        videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), limits)
+        analyst = PromptAnalyst(Concepts(Bank.read(), self._embedder()))
+        videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), analyst, limits)
         return Endpoint(SERVICE, VideoServicer(videos), rpc.add_VideoServiceServicer_to_server, self._door().admit)
+
+    def _embedder(self) -> Embedder:
+        if not self._settings.encoder_address:
+            return NoEmbedder()
+        channel = _stage_channel(self._settings, self._settings.encoder_address)
+        self._stack.push_async_callback(channel.close)
+        return GrpcEmbedder(channel, self._settings.analyze_seconds)
 
     def _door(self) -> Door:
         settings = self._settings

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from soundstage.artifact.v1 import artifact_pb2 as soundstage_dot_artifact_dot_v1_dot_artifact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#soundstage/encoder/v1/encoder.proto\x12\x15soundstage.encoder.v1\x1a\x1b\x62uf/validate/validate.proto\x1a%soundstage/artifact/v1/artifact.proto\"\xba\x02\n\rEncodeRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1a\n\x06prompt\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x1f\x12!\n\x0fnegative_prompt\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x1f\x12\x34\n\x05image\x18\x05 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactH\x00\x88\x01\x01\x12\x19\n\x05width\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1a\n\x06height\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1f\n\nnum_frames\x18\x08 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x42\x08\n\x06_image\"\xc5\x01\n\x0e\x45ncodeResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressH\x00\x12\x35\n\x06result\x18\x03 \x01(\x0b\x32#.soundstage.encoder.v1.EncodeResultH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"|\n\x0c\x45ncodeResult\x12>\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08\x32\xba\x01\n\x0e\x45ncoderService\x12W\n\x06\x45ncode\x12$.soundstage.encoder.v1.EncodeRequest\x1a%.soundstage.encoder.v1.EncodeResponse0\x01\x12O\n\x04Stop\x12\".soundstage.encoder.v1.StopRequest\x1a#.soundstage.encoder.v1.StopResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#soundstage/encoder/v1/encoder.proto\x12\x15soundstage.encoder.v1\x1a\x1b\x62uf/validate/validate.proto\x1a%soundstage/artifact/v1/artifact.proto\"\xba\x02\n\rEncodeRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1a\n\x06prompt\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x1f\x12!\n\x0fnegative_prompt\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x1f\x12\x34\n\x05image\x18\x05 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactH\x00\x88\x01\x01\x12\x19\n\x05width\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1a\n\x06height\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1f\n\nnum_frames\x18\x08 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x42\x08\n\x06_image\"\xc5\x01\n\x0e\x45ncodeResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressH\x00\x12\x35\n\x06result\x18\x03 \x01(\x0b\x32#.soundstage.encoder.v1.EncodeResultH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"|\n\x0c\x45ncodeResult\x12>\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08\"3\n\x0c\x45mbedRequest\x12#\n\x05texts\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x80\x02\"\x07r\x05\x10\x01\x18\xd0\x0f\"E\n\rEmbedResponse\x12\x34\n\nembeddings\x18\x01 \x03(\x0b\x32 .soundstage.encoder.v1.Embedding\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32\x8e\x02\n\x0e\x45ncoderService\x12W\n\x06\x45ncode\x12$.soundstage.encoder.v1.EncodeRequest\x1a%.soundstage.encoder.v1.EncodeResponse0\x01\x12O\n\x04Stop\x12\".soundstage.encoder.v1.StopRequest\x1a#.soundstage.encoder.v1.StopResponse\x12R\n\x05\x45mbed\x12#.soundstage.encoder.v1.EmbedRequest\x1a$.soundstage.encoder.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODERESULT'].fields_by_name['conditioning']._serialized_options = b'\272H\003\310\001\001'
   _globals['_STOPREQUEST'].fields_by_name['attempt']._loaded_options = None
   _globals['_STOPREQUEST'].fields_by_name['attempt']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_EMBEDREQUEST'].fields_by_name['texts']._loaded_options = None
+  _globals['_EMBEDREQUEST'].fields_by_name['texts']._serialized_options = b'\272H\021\222\001\016\010\001\020\200\002\"\007r\005\020\001\030\320\017'
   _globals['_ENCODEREQUEST']._serialized_start=131
   _globals['_ENCODEREQUEST']._serialized_end=445
   _globals['_ENCODERESPONSE']._serialized_start=448
@@ -63,6 +65,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOPREQUEST']._serialized_end=844
   _globals['_STOPRESPONSE']._serialized_start=846
   _globals['_STOPRESPONSE']._serialized_end=877
-  _globals['_ENCODERSERVICE']._serialized_start=880
-  _globals['_ENCODERSERVICE']._serialized_end=1066
+  _globals['_EMBEDREQUEST']._serialized_start=879
+  _globals['_EMBEDREQUEST']._serialized_end=930
+  _globals['_EMBEDRESPONSE']._serialized_start=932
+  _globals['_EMBEDRESPONSE']._serialized_end=1001
+  _globals['_EMBEDDING']._serialized_start=1003
+  _globals['_EMBEDDING']._serialized_end=1030
+  _globals['_ENCODERSERVICE']._serialized_start=1033
+  _globals['_ENCODERSERVICE']._serialized_end=1303
 # @@protoc_insertion_point(module_scope)

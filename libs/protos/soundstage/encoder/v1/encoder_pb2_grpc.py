@@ -45,6 +45,11 @@ class EncoderServiceStub:
                 request_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopRequest.SerializeToString,
                 response_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/soundstage.encoder.v1.EncoderService/Embed',
+                request_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class EncoderServiceServicer:
@@ -70,6 +75,13 @@ class EncoderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Turns short texts into directions, for comparing what they mean; apart from any model. Quick, and unary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EncoderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -82,6 +94,11 @@ def add_EncoderServiceServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopRequest.FromString,
                     response_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EmbedRequest.FromString,
+                    response_serializer=soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +156,33 @@ class EncoderService:
             '/soundstage.encoder.v1.EncoderService/Stop',
             soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopRequest.SerializeToString,
             soundstage_dot_encoder_dot_v1_dot_encoder__pb2.StopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/soundstage.encoder.v1.EncoderService/Embed',
+            soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EmbedRequest.SerializeToString,
+            soundstage_dot_encoder_dot_v1_dot_encoder__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class EncoderServiceStub:
     the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
     reach the process that does the work.
     """
+    Embed: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.EmbedRequest, _encoder_pb2.EmbedResponse]
+    """Turns short texts into directions, for comparing what they mean; apart from any model. Quick, and unary."""
 
 @_typing.type_check_only
 class EncoderServiceAsyncStub(EncoderServiceStub):
@@ -61,6 +63,8 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
     reach the process that does the work.
     """
+    Embed: _aio.UnaryUnaryMultiCallable[_encoder_pb2.EmbedRequest, _encoder_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Turns short texts into directions, for comparing what they mean; apart from any model. Quick, and unary."""
 
 class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns a prompt, and a first frame if there is one, into conditioning for the denoiser."""
@@ -87,5 +91,13 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         the stream stops the work as well, but the caller cannot tell when. To be sent over the stream's own channel: it must
         reach the process that does the work.
         """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _encoder_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_encoder_pb2.EmbedResponse, _abc.Awaitable[_encoder_pb2.EmbedResponse]]:
+        """Turns short texts into directions, for comparing what they mean; apart from any model. Quick, and unary."""
 
 def add_EncoderServiceServicer_to_server(servicer: EncoderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

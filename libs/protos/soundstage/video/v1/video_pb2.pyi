@@ -181,6 +181,34 @@ STAGE_MUX: Stage.ValueType  # 5
 """Picture and sound to the file."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
+class _PromptMotion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PromptMotionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PromptMotion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROMPT_MOTION_UNSPECIFIED: _PromptMotion.ValueType  # 0
+    """Never sent."""
+    PROMPT_MOTION_NONE: _PromptMotion.ValueType  # 1
+    """Nothing."""
+    PROMPT_MOTION_VAGUE: _PromptMotion.ValueType  # 2
+    """Movement is wished for ("dynamic"), without a picture of it."""
+    PROMPT_MOTION_PHYSICAL: _PromptMotion.ValueType  # 3
+    """Something that happens to matter ("foam runs back")."""
+
+class PromptMotion(_PromptMotion, metaclass=_PromptMotionEnumTypeWrapper):
+    """What a prompt says of movement."""
+
+PROMPT_MOTION_UNSPECIFIED: PromptMotion.ValueType  # 0
+"""Never sent."""
+PROMPT_MOTION_NONE: PromptMotion.ValueType  # 1
+"""Nothing."""
+PROMPT_MOTION_VAGUE: PromptMotion.ValueType  # 2
+"""Movement is wished for ("dynamic"), without a picture of it."""
+PROMPT_MOTION_PHYSICAL: PromptMotion.ValueType  # 3
+"""Something that happens to matter ("foam runs back")."""
+Global___PromptMotion: _TypeAlias = PromptMotion  # noqa: Y015
+
 @_typing.final
 class VideoSpec(_message.Message):
     """What to make. Fields left out take the model's defaults; `Video.spec` shows every one resolved."""
@@ -976,8 +1004,21 @@ class AnalyzePromptResponse(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    SCENES_FIELD_NUMBER: _builtins.int
+    MOTION_FIELD_NUMBER: _builtins.int
+    AUDIBLE_FIELD_NUMBER: _builtins.int
+    TOO_COMPLEX_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """How well the model is likely to understand the prompt, 0 to 1."""
+    language: _builtins.str
+    """Language of the prompt: ISO 639-1 where it has a code there, else 639-3; `und` when it is too short or mixed to tell."""
+    motion: Global___PromptMotion.ValueType
+    """What the prompt says of movement."""
+    audible: _builtins.bool
+    """Whether what is shown makes sound, or a sound is named; else expect a quiet video."""
+    too_complex: _builtins.bool
+    """Whether it asks for more than fits into one short video of this model."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptFinding]:
         """What is good and what is missing, best first."""
@@ -986,16 +1027,27 @@ class AnalyzePromptResponse(_message.Message):
     def suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts that would do better; may be empty."""
 
+    @_builtins.property
+    def scenes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What of the model's own scenes the prompt names, as `subject` findings call them; empty for models that were trained
+        on pictures of everything.
+        """
+
     def __init__(
         self,
         *,
         score: _builtins.float = ...,
         findings: _abc.Iterable[Global___PromptFinding] | None = ...,
         suggestions: _abc.Iterable[_builtins.str] | None = ...,
+        language: _builtins.str = ...,
+        scenes: _abc.Iterable[_builtins.str] | None = ...,
+        motion: Global___PromptMotion.ValueType = ...,
+        audible: _builtins.bool = ...,
+        too_complex: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "score", b"score", "suggestions", b"suggestions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audible", b"audible", "findings", b"findings", "language", b"language", "motion", b"motion", "scenes", b"scenes", "score", b"score", "suggestions", b"suggestions", "too_complex", b"too_complex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1010,22 +1062,28 @@ class PromptFinding(_message.Message):
     ASPECT_FIELD_NUMBER: _builtins.int
     POSITIVE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     aspect: _builtins.str
-    """Aspect of the prompt, for example `subject`, `setting`, `light`, `motion`, `camera`, `sound`."""
+    """Aspect of the prompt: `subject`, `setting`, `light`, `motion`, `camera`, `sound`, `audibility`, `complexity`,
+    `wording`, `language` or `safety`; more may come.
+    """
     positive: _builtins.bool
     """Whether it speaks for the prompt."""
     message: _builtins.str
     """For people: what was noticed and what would help."""
+    part: _builtins.str
+    """The part of the prompt that it is about; empty for what is missing."""
     def __init__(
         self,
         *,
         aspect: _builtins.str = ...,
         positive: _builtins.bool = ...,
         message: _builtins.str = ...,
+        part: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aspect", b"aspect", "message", b"message", "positive", b"positive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aspect", b"aspect", "message", b"message", "part", b"part", "positive", b"positive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

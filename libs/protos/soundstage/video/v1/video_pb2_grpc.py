@@ -151,7 +151,8 @@ class VideoServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AnalyzePrompt(self, request, context):
-        """Says how well a model is likely to understand a prompt, and what would help.
+        """Says how well a model is likely to understand a prompt, and what would help. Errors: INVALID_ARGUMENT for an unknown
+        model, UNAVAILABLE with reason ENCODER_UNAVAILABLE while the service that reads prompts is away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,9 @@ class VideoServiceStub:
     VIDEO_NOT_FINISHED.
     """
     AnalyzePrompt: _grpc.UnaryUnaryMultiCallable[_video_pb2.AnalyzePromptRequest, _video_pb2.AnalyzePromptResponse]
-    """Says how well a model is likely to understand a prompt, and what would help."""
+    """Says how well a model is likely to understand a prompt, and what would help. Errors: INVALID_ARGUMENT for an unknown
+    model, UNAVAILABLE with reason ENCODER_UNAVAILABLE while the service that reads prompts is away.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_video_pb2.ListModelsRequest, _video_pb2.ListModelsResponse]
     """Lists the models that can be asked for, with their defaults and limits."""
     GetQuota: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetQuotaRequest, _video_pb2.GetQuotaResponse]
@@ -106,7 +108,9 @@ class VideoServiceAsyncStub(VideoServiceStub):
     VIDEO_NOT_FINISHED.
     """
     AnalyzePrompt: _aio.UnaryUnaryMultiCallable[_video_pb2.AnalyzePromptRequest, _video_pb2.AnalyzePromptResponse]  # type: ignore[assignment]
-    """Says how well a model is likely to understand a prompt, and what would help."""
+    """Says how well a model is likely to understand a prompt, and what would help. Errors: INVALID_ARGUMENT for an unknown
+    model, UNAVAILABLE with reason ENCODER_UNAVAILABLE while the service that reads prompts is away.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_video_pb2.ListModelsRequest, _video_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that can be asked for, with their defaults and limits."""
     GetQuota: _aio.UnaryUnaryMultiCallable[_video_pb2.GetQuotaRequest, _video_pb2.GetQuotaResponse]  # type: ignore[assignment]
@@ -187,7 +191,9 @@ class VideoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.AnalyzePromptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.AnalyzePromptResponse, _abc.Awaitable[_video_pb2.AnalyzePromptResponse]]:
-        """Says how well a model is likely to understand a prompt, and what would help."""
+        """Says how well a model is likely to understand a prompt, and what would help. Errors: INVALID_ARGUMENT for an unknown
+        model, UNAVAILABLE with reason ENCODER_UNAVAILABLE while the service that reads prompts is away.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(
