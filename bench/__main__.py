@@ -17,6 +17,7 @@ BENCHMARKS = {
     "stages": "bench.stages",
     "denoise": "bench.denoise",
     "scenes": "bench.scenes",
+    "prompts": "bench.prompts",
 }
 """Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from libs.families.pipelines import DecodePipeline, DenoisePipeline, EncodePipeline
+    from libs.families.sentences import SentenceEmbedder
 
 __all__ = [
     "Card",
@@ -27,6 +28,7 @@ __all__ = [
     "load_decode",
     "load_denoise",
     "load_encode",
+    "load_sentences",
     "load_sound",
     "use_threads",
 ]
@@ -58,6 +60,13 @@ def load_sound(model_dir: Path, family: str) -> SoundPipeline:
     from libs.families.table import family_named
 
     return family_named(family).sound(model_dir)
+
+
+def load_sentences() -> SentenceEmbedder:
+    """Short texts to directions, whatever the models' own text encoders are."""
+    from libs.families.sentences import SentenceEmbedder
+
+    return SentenceEmbedder()
 
 
 def use_threads(count: int) -> None:

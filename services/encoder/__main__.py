@@ -8,8 +8,9 @@ from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 
 from libs.artifacts import open_store
 from libs.catalog import Catalog
-from libs.families import PipelineCache, load_encode, use_threads
+from libs.families import PipelineCache, load_encode, load_sentences, use_threads
 from libs.serving import Endpoint, configure_logging, serve
+from services.encoder.embed import Embedder
 from services.encoder.encode import Encoder
 from services.encoder.metrics import EncoderMetrics
 from services.encoder.picture import ImageLimits
@@ -28,13 +29,16 @@ async def main() -> None:
     )
     catalog = Catalog.read(settings.models_dir)
     limits = ImageLimits(settings.max_image_mib << 20, settings.max_image_megapixels * 1_000_000)
-    encoder = Encoder(store, catalog, PipelineCache(load_encode), EncoderMetrics(), limits)
-    servicer = EncoderServicer(encoder, settings.heartbeat_seconds)
+    metrics = EncoderMetrics()
+    encoder = Encoder(store, catalog, PipelineCache(load_encode), metrics, limits)
+    embedder = Embedder(load_sentences, metrics)
+    servicer = EncoderServicer(encoder, embedder, settings.heartbeat_seconds)
 
     async def start() -> None:
         await asyncio.to_thread(use_threads, settings.torch_threads)
         models = catalog.names() if settings.warm_models is None else settings.warm_models
         await asyncio.to_thread(encoder.warm, models)
+        await asyncio.to_thread(embedder.warm)
 
     await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_EncoderServiceServicer_to_server)], start=start)
 

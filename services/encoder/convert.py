@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from soundstage.artifact.v1 import artifact_pb2
 from soundstage.encoder.v1 import encoder_pb2 as pb
 
@@ -9,7 +11,7 @@ from libs.artifacts import prefix_from_proto, ref_from_proto, ref_to_proto
 from libs.serving import Done, Heartbeat, Progress
 from services.encoder.encode import Encoded, EncodeJob
 
-__all__ = ["job_from_proto", "response_to_proto"]
+__all__ = ["directions_to_proto", "job_from_proto", "response_to_proto"]
 
 
 def job_from_proto(request: pb.EncodeRequest) -> EncodeJob:
@@ -36,3 +38,7 @@ def response_to_proto(event: object) -> pb.EncodeResponse:
             return pb.EncodeResponse(result=pb.EncodeResult(conditioning=ref_to_proto(conditioning), usage=usage))
         case _:
             raise TypeError(f"no EncodeResponse for {event!r}")
+
+
+def directions_to_proto(directions: NDArray[np.float32]) -> pb.EmbedResponse:
+    return pb.EmbedResponse(embeddings=[pb.Embedding(values=row.tolist()) for row in directions])

@@ -25,6 +25,18 @@ class EncoderMetrics:
             "soundstage_encoder_model_load_seconds", "Loading the model's encoders.", ["model"], registry=registry
         )
 
+        self._embed_seconds = Histogram(
+            "soundstage_encoder_embed_seconds",
+            "Embedding the texts of one request.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._texts = Counter("soundstage_encoder_embedded_texts_total", "Texts that were embedded.", registry=registry)
+
+    def embedded(self, texts: int, seconds: float) -> None:
+        self._embed_seconds.observe(seconds)
+        self._texts.inc(texts)
+
     def encoded(self, model: str, seconds: float, *, with_image: bool) -> None:
         self._encode_seconds.labels(model).observe(seconds)
         self._images.labels(model).inc(int(with_image))

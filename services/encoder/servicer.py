@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
@@ -13,6 +14,7 @@ from typing_extensions import override
 
 from libs.serving import run_stage, stop_stage
 from services.encoder import convert
+from services.encoder.embed import Embedder
 from services.encoder.encode import Encoder
 
 __all__ = ["SERVICE_NAME", "EncoderServicer"]
@@ -21,8 +23,8 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EncoderService"].full_name
 
 
 class EncoderServicer(rpc.EncoderServiceServicer):
-    def __init__(self, encoder: Encoder, heartbeat_seconds: float = 5.0) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, embedder: Embedder, heartbeat_seconds: float = 5.0) -> None:
+        self._encoder, self._embedder = encoder, embedder
         self._heartbeat_seconds = heartbeat_seconds
 
     @override
@@ -41,3 +43,9 @@ class EncoderServicer(rpc.EncoderServiceServicer):
         self, request: pb.StopRequest, context: grpc.aio.ServicerContext[pb.StopRequest, pb.StopResponse]
     ) -> pb.StopResponse:
         return pb.StopResponse(at_work=stop_stage(request.attempt))
+
+    @override
+    async def Embed(
+        self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext[pb.EmbedRequest, pb.EmbedResponse]
+    ) -> pb.EmbedResponse:
+        return convert.directions_to_proto(await asyncio.to_thread(self._embedder.embed, list(request.texts)))

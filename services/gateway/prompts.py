@@ -1,15 +1,15 @@
 """Says what a prompt gives a model to work with: what it names, what is missing, and what would do better.
 
-It follows what guides for text-to-video models advise: one subject, said concretely; where it is and in what light; movement
-as something that happens to matter ("foam runs back") instead of a wish ("dynamic"); how it is seen; what is heard; not
-too much at once. What a part of the prompt says is told by its likeness to examples (`concepts.py`). It judges neither
-taste nor grammar. How far to trust it is measured: `python -m bench prompts`.
+It follows what guides for text-to-video models advise: one subject, said concretely; where it is and in what light;
+movement as something that happens to matter ("foam runs back") instead of a wish ("dynamic"); how it is seen; what is
+heard; not too much at once. What a part of the prompt says is told by its likeness to examples (`concepts.py`). It
+judges neither taste nor grammar. How far to trust it is measured: `python -m bench prompts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -40,7 +40,7 @@ THRESHOLD: Mapping[str, float] = {
     "other": 0.1,
     "noisy": 0.1,
 }
-"""From which likeness on a part of a prompt says a concept. Set by looking at the prompts "tune" and "second" of the benchmark."""
+"""From which likeness on a part says a concept. Set by looking at the benchmark's prompts "tune" and "second"."""
 
 EMPTY = 0.0
 """A part that says an empty word at least so much is not taken for a subject."""
@@ -116,6 +116,12 @@ class PromptAnalyst:
         return Analysis(round(score_of(evidence), 2), findings, _suggestions(prompt, evidence, scenes), evidence)
 
 
+def refused(analysis: Analysis, reason: str) -> Analysis:
+    """The analysis of a prompt that the server does not take: that comes first, and no variation of it is suggested."""
+    finding = Finding("safety", False, f"it would be refused: {reason}")
+    return replace(analysis, score=0.0, findings=[finding, *analysis.findings], suggestions=[])
+
+
 def gather(likeness: Likeness, scenes: Mapping[str, Scene], language: str) -> Evidence:
     said = {aspect: part for aspect in THRESHOLD if (part := _says(likeness, aspect, RIVALS.get(aspect)))}
     named = _scenes(likeness)
@@ -156,7 +162,7 @@ def _says(likeness: Likeness, aspect: str, rival: str | None) -> str:
 
 
 def _scenes(likeness: Likeness) -> dict[str, str]:
-    """Scenes that the prompt names, each with the part that does. A part names one scene, that which it is most like."""
+    """Scenes that the prompt names, each with the part that does. A part names one scene at most."""
     if not likeness.scenes:
         return {}
     names = list(likeness.scenes)
@@ -230,7 +236,9 @@ def _motion(evidence: Evidence) -> Finding:
         case Motion.PHYSICAL:
             return Finding("motion", True, "says what moves and how", evidence.said["motion"])
         case Motion.VAGUE:
-            vague = "wishes for movement: say what moves, which way and how fast, as in 'smoke drifts slowly to the right'"
+            vague = (
+                "wishes for movement: say what moves, which way and how fast, as in 'smoke drifts slowly to the right'"
+            )
             return Finding("motion", False, vague, evidence.said["vague_motion"])
         case Motion.NONE:
             return Finding("motion", False, "say what moves and how strongly or fast, as in 'rough waves roll in'")
@@ -239,7 +247,7 @@ def _motion(evidence: Evidence) -> Finding:
 def _audibility(evidence: Evidence) -> Finding:
     if evidence.audible:
         return Finding("audibility", True, "there is something to hear")
-    return Finding("audibility", False, "hardly anything here makes a sound: expect a quiet video, or name a source of sound")
+    return Finding("audibility", False, "hardly anything here makes a sound: expect a quiet video, or name a sound")
 
 
 def _suggestions(prompt: str, evidence: Evidence, scenes: Mapping[str, Scene]) -> list[str]:

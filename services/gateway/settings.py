@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.serving import ServiceSettings, TlsFiles
+from services.gateway.safety import RULES_FILE
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
@@ -59,6 +60,12 @@ class GatewaySettings(ServiceSettings):
 
     analyze_seconds: float = Field(default=15.0, gt=0, le=120)
     """How long the encoder may take for a part of what AnalyzePrompt asks it. The first time it is asked for most."""
+
+    safety: Literal["rules", "none"] = "rules"
+    """Which prompts are refused: those on the list of `safety_rules`, or none."""
+
+    safety_rules: Path = RULES_FILE
+    """TOML file with the rules; the one of this repository says how they are written."""
 
     default_model: str = "diorama"
     """Model of requests that name none; a folder of `models_dir`."""

@@ -23,11 +23,12 @@ from services.gateway.attempts import Attempts
 from services.gateway.images import Images
 from services.gateway.price import price_millicredits
 from services.gateway.progress import eta_seconds, fraction
-from services.gateway.prompts import Analysis, PromptAnalyst
+from services.gateway.prompts import Analysis, PromptAnalyst, refused
 from services.gateway.records import Event, Place, Quota, Records
 from services.gateway.resolve import find_model, request_hash, resolve
 from services.gateway.retention import Retention
 from services.gateway.runner import Runner, Work
+from services.gateway.safety import SafetyPolicy
 from services.gateway.video import Collected, State, Status, Video, VideoError, VideoKey, VideoRequest
 
 logger = logging.getLogger(__name__)
@@ -99,11 +100,12 @@ class Videos:
         catalog: Catalog,
         images: Images,
         analyst: PromptAnalyst,
+        safety: SafetyPolicy,
         limits: Limits,
     ) -> None:
         self._records, self._attempts, self._runner = records, attempts, runner
         self._store, self._catalog, self._images, self._limits = store, catalog, images, limits
-        self._analyst = analyst
+        self._analyst, self._safety = analyst, safety
 
     async def create(self, tenant: str, request: VideoRequest) -> View:
         """Accepts a video: recorded first, then started; it is accepted once both are true.
@@ -207,13 +209,16 @@ class Videos:
     async def analyze(self, prompt: str, model: str) -> Analysis:
         """Raises InvalidRequest for an unknown model; Unavailable, reason ENCODER_UNAVAILABLE."""
         card = find_model(self._catalog, model, self._limits.default_model, "model")
-        return await self._analyst.analyze(prompt, card.family)
+        analysis = await self._analyst.analyze(prompt, card.family)
+        verdict = await self._safety.judge(prompt)
+        return analysis if verdict is None else refused(analysis, verdict.reason)
 
     async def _prepare(self, tenant: str, request: VideoRequest, hashed: str) -> Video:
         """Whatever can be refused about the request, apart from its image, is refused here."""
         now = datetime.now(UTC)
         card = find_model(self._catalog, request.model, self._limits.default_model, "spec.model")
         spec = resolve(request, card, now)
+        await self._check_safety(request)
         return Video(
             key=VideoKey(tenant, str(uuid.uuid4())),
             spec=spec,
@@ -226,6 +231,15 @@ class Videos:
             expected_seconds=await self._attempts.expected_seconds(spec),
             cost_millicredits=price_millicredits(spec, card) if self._limits.charges_credits else 0,
         )
+
+    async def _check_safety(self, request: VideoRequest) -> None:
+        """Raises InvalidRequest, reason PROMPT_REJECTED, with the category."""
+        texts = (("spec.prompt", request.prompt, False), ("spec.negative_prompt", request.negative_prompt, True))
+        for field, text, negative in texts:
+            if verdict := await self._safety.judge(text, negative=negative):
+                metrics.PROMPTS_REJECTED.labels(category=verdict.category).inc()
+                violation = FieldViolation(field, verdict.reason)
+                raise InvalidRequest(violation, reason="PROMPT_REJECTED", category=verdict.category)
 
     async def _put_image(self, key: VideoKey, png: bytes) -> Ref:
         name = AttemptPrefix(key.tenant, key.video_id, "input", "first").key("first-frame.png")

@@ -40,6 +40,7 @@ from services.gateway.records import Records
 from services.gateway.retention import Retention
 from services.gateway.retries import Retries
 from services.gateway.runner import TemporalRunner
+from services.gateway.safety import NoPolicy, RuleList
 from services.gateway.servicer import VideoServicer
 from services.gateway.settings import GatewaySettings
 from services.gateway.stages import StageChannels, grpc_stages
@@ -104,7 +105,8 @@ class Gateway:
             watch_silence_seconds=settings.watch_silence_seconds,
         )
         analyst = PromptAnalyst(Concepts(Bank.read(), self._embedder()))
-        videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), analyst, limits)
+        safety = RuleList.read(settings.safety_rules) if settings.safety == "rules" else NoPolicy()
+        videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), analyst, safety, limits)
         return Endpoint(SERVICE, VideoServicer(videos), rpc.add_VideoServiceServicer_to_server, self._door().admit)
 
     def _embedder(self) -> Embedder:

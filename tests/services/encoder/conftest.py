@@ -16,9 +16,10 @@ from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 
 from libs.artifacts import MemoryStore
 from libs.catalog import Catalog
-from libs.families import PipelineCache, load_encode
+from libs.families import PipelineCache, load_encode, load_sentences
 from libs.families.pipelines import EncodePipeline
 from libs.serving import Endpoint, open_channel, running
+from services.encoder.embed import Embedder, Sentences
 from services.encoder.encode import Encoder
 from services.encoder.metrics import EncoderMetrics
 from services.encoder.picture import ImageLimits
@@ -66,14 +67,24 @@ def pipelines() -> PipelineCache[EncodePipeline]:
     return PipelineCache(load_encode)
 
 
+@pytest.fixture(scope="session")
+def sentences() -> Sentences:
+    return load_sentences()
+
+
 @pytest.fixture
-async def service(models_dir: Path, pipelines: PipelineCache[EncodePipeline]) -> AsyncIterator[Service]:
+async def service(
+    models_dir: Path, pipelines: PipelineCache[EncodePipeline], sentences: Sentences
+) -> AsyncIterator[Service]:
     store, registry = MemoryStore("encoder"), CollectorRegistry()
     settings = EncoderSettings(grace_seconds=1.0, heartbeat_seconds=0.05)
     limits = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000)
-    encoder = Encoder(store, Catalog.read(models_dir), pipelines, EncoderMetrics(registry), limits)
+    metrics = EncoderMetrics(registry)
+    encoder = Encoder(store, Catalog.read(models_dir), pipelines, metrics, limits)
     endpoint = Endpoint(
-        SERVICE_NAME, EncoderServicer(encoder, settings.heartbeat_seconds), rpc.add_EncoderServiceServicer_to_server
+        SERVICE_NAME,
+        EncoderServicer(encoder, Embedder(lambda: sentences, metrics), settings.heartbeat_seconds),
+        rpc.add_EncoderServiceServicer_to_server,
     )
 
     async def start() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from soundstage.artifact.v1 import artifact_pb2
+from soundstage.encoder.v1 import encoder_pb2 as pb
 
 from libs.artifacts import get_tensors, ref_from_proto, ref_to_proto
 from libs.errors import FailedPrecondition, InvalidRequest, NotFound
@@ -136,3 +137,32 @@ async def test_empty_prompt_is_refused_at_the_edge(service: Service) -> None:
     error = await refusal(service, prompt="")
     assert isinstance(error, InvalidRequest)
     assert error.violations[0].field == "prompt"
+
+
+async def directions(service: Service, *texts: str) -> Any:
+    answer = await service.stub.Embed(pb.EmbedRequest(texts=texts), timeout=60)
+    return np.array([embedding.values for embedding in answer.embeddings])
+
+
+async def test_texts_that_mean_the_same_point_the_same_way(service: Service) -> None:
+    texts = ("a campfire", "a blazing bonfire", "my tax return", "a campfire")
+    fire, blaze, tax, fire_again = await directions(service, *texts)
+    assert len(fire) == 384
+    np.testing.assert_allclose([np.linalg.norm(row) for row in (fire, blaze, tax)], 1.0, atol=1e-5)
+    assert fire @ blaze > 0.5 > 0.3 > fire @ tax
+    np.testing.assert_allclose(fire, fire_again, atol=1e-5)
+    assert service.registry.get_sample_value("soundstage_encoder_embedded_texts_total") == 4
+
+
+async def test_a_text_s_direction_does_not_depend_on_those_beside_it(service: Service) -> None:
+    alone = (await directions(service, "waves"))[0]
+    texts = [*(f"a text of some words, number {number}" for number in range(70)), "waves", "x" * 2000]
+    together = await directions(service, *texts)
+    np.testing.assert_allclose(together[70], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["x" * 2001], ["x"] * 257], ids=["none", "empty", "long", "many"])
+async def test_texts_beyond_the_limits_are_refused(service: Service, texts: list[str]) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await directions(service, *texts)
+    assert isinstance(error_from_rpc(raised.value), InvalidRequest)
