@@ -257,7 +257,8 @@ def analyze(client: SoundstageClient, prompt: str, model: str) -> None:
     answer = client.analyze(prompt, model=model)
     click.echo(f"{answer.score:.0%}")
     for finding in answer.findings:
-        click.echo(f"{'+' if finding.positive else '-'} {finding.aspect}: {finding.message}")
+        part = f" ({finding.part!r})" if finding.part else ""
+        click.echo(f"{'+' if finding.positive else '-'} {finding.aspect}: {finding.message}{part}")
     for suggestion in answer.suggestions:
         click.echo(f"try: {suggestion}")
 

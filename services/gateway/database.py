@@ -97,9 +97,10 @@ def _engine(url: str) -> AsyncEngine:
     parsed = make_url(url)
     driver = DRIVERS.get(parsed.drivername, parsed.drivername)
     if driver.startswith("sqlite"):
-        return create_async_engine(parsed.set(drivername=driver))
+        return create_async_engine(parsed.set(drivername=driver), hide_parameters=True)
     return create_async_engine(
         parsed.set(drivername=driver),
+        hide_parameters=True,  # an error that is logged must not show what was written: a prompt
         connect_args={"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS},
         pool_timeout=BUSY_TIMEOUT_SECONDS,
         pool_pre_ping=True,  # after a restart of the server, every connection in the pool is dead

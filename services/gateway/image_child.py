@@ -47,6 +47,8 @@ def _clean(data: bytes, file_format: str) -> int:
     image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # JPEG only: decodes large ones at a fraction of their size
     image.load()
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits a pixel; converted as it is, everything above 255 would be white
+        upright = upright.point(lambda value: value * (1 / 257)).convert("L")
     upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     # A new picture takes over pixels only: no EXIF, no text, no colour profile. Transparent parts become black.
     plain = Image.new("RGB", upright.size)

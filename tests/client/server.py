@@ -96,7 +96,7 @@ class FakeVideos(rpc.VideoServiceServicer):
 
     @override
     async def AnalyzePrompt(self, request: pb.AnalyzePromptRequest, context: Any) -> pb.AnalyzePromptResponse:
-        finding = pb.PromptFinding(aspect="light", message="say what time of day it is")
+        finding = pb.PromptFinding(aspect="light", message="says what the light is like", part="at dusk", positive=True)
         return pb.AnalyzePromptResponse(score=0.5, findings=[finding], suggestions=[f"{request.prompt} at night"])
 
     @override

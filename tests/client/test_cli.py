@@ -122,7 +122,8 @@ def test_get_list_cancel_delete_analyze(address: str) -> None:
     assert run(address, "cancel", "2").stdout == "videos/2 cancelled\n"
     assert run(address, "delete", "2").exit_code == 0
     assert run(address, "get", "2").exit_code == 4
-    assert "try: a fire at night" in run(address, "analyze", "a fire").stdout
+    analysis = run(address, "analyze", "a fire").stdout
+    assert analysis == "50%\n+ light: says what the light is like ('at dusk')\ntry: a fire at night\n"
 
 
 def test_get_brings_the_file_later(address: str, tmp_path: Path) -> None:

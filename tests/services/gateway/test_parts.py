@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -101,6 +102,19 @@ async def test_images_come_out_plain_upright_and_not_too_large() -> None:
     image = Image.open(io.BytesIO(cleaned))
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (68, 2048))
     assert not image.getexif()
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+async def test_images_keep_their_colours(file_format: str) -> None:
+    """Whatever the file's way of writing them: 16 bits, palettes, four inks."""
+    grey16 = Image.fromarray(np.full((32, 32), 128 * 257, np.uint16))
+    ways = {"PNG": [grey16, Image.new("L", (32, 32), 128)], "JPEG": [Image.new("CMYK", (32, 32), (127, 127, 127, 0))]}
+    for way in ways[file_format]:
+        data = io.BytesIO()
+        way.save(data, format=file_format)
+        cleaned = Image.open(io.BytesIO(await Images().clean(data.getvalue())))
+        assert cleaned.mode == "RGB"
+        assert all(abs(value - 128) <= 2 for value in cleaned.getpixel((7, 7)))
 
 
 def test_every_rpc_has_its_method() -> None:
