@@ -13,8 +13,6 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from libs.families.quiet import quieten
-
 __all__ = ["SentenceEmbedder"]
 
 MOST_TOKENS = 128
@@ -25,7 +23,7 @@ class SentenceEmbedder:
     """Thread-safe: the model is only read, and the tokenizer, which keeps settings between calls, has a lock."""
 
     def __init__(self) -> None:
-        quieten(transformers_logging)
+        _quieten()
         path = get_model_path()
         self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self._model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
@@ -48,3 +46,11 @@ class SentenceEmbedder:
         mean = (self._model(**tokens).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
         embedded: NDArray[np.float32] = functional.normalize(mean, dim=1).numpy()
         return embedded
+
+
+def _quieten() -> None:
+    """A service's stderr is JSON lines: errors of the library go to the process's own handlers, its bars nowhere."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()

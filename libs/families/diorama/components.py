@@ -13,7 +13,6 @@ from torch import nn
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.autoencoder import AutoencoderDiorama
 from libs.families.modular import Module
-from libs.families.quiet import quieten
 from libs.families.sounding import SoundPipeline
 
 __all__ = ["frames_made", "load_for_decode", "load_for_denoise", "load_for_encode", "load_sound", "load_transformer"]
@@ -24,7 +23,7 @@ def load_for_encode(model_dir: Path) -> dict[str, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    quieten(transformers_logging)
+    _quieten(transformers_logging)
     text = get_model_path()
     return {
         "tokenizer": AutoTokenizer.from_pretrained(text, local_files_only=True),
@@ -68,8 +67,16 @@ def _load_vae(model_dir: Path) -> AutoencoderDiorama:
     return vae
 
 
+def _quieten(logging: Module) -> None:
+    """A service's stderr is JSON lines: a library's errors go to the process's own handlers, its bars nowhere."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_default_handler()
+    logging.enable_propagation()
+
+
 def _frozen(kind: Module, model_dir: Path, subfolder: str) -> Module:
-    quieten(diffusers_logging)
+    _quieten(diffusers_logging)
     # low_cpu_mem_usage would need the `accelerate` package; these models are small.
     model = kind.from_pretrained(
         model_dir, subfolder=subfolder, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
