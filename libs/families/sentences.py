@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ class SentenceEmbedder:
 
 def _quieten() -> None:
     """A service's stderr is JSON lines: errors of the library go to the process's own handlers, its bars nowhere."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_default_handler()
-    transformers_logging.enable_propagation()
+    logging: Any = transformers_logging
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_default_handler()
+    logging.enable_propagation()
