@@ -7,6 +7,7 @@ end, or ended otherwise than it must, a finished stage that was repeated, an att
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 from bench.crash.cases import Case, every_case
 from bench.crash.facts import Facts, facts_of
 from bench.crash.stack import Plan, Stack, running_stack
-from bench.results import Figure, Results, write
+from bench.results import Figure, Results, commit, write
 
 DATABASES = ("sqlite", "postgresql")
 PLANS: dict[str, Plan] = {
@@ -83,34 +84,45 @@ def strike(case: Case, database: str, stack: Stack) -> Outcome:
     return outcome
 
 
-def results_of(outcomes: list[Outcome], seconds: float) -> Results:
+def results_of(told: list[dict[str, Any]]) -> Results:
+    def all_of(name: str) -> int:
+        return sum(len(case.get(name, [])) for case in told)
+
     figures = [
-        Figure("cases", len(outcomes), "count"),
-        Figure("cases_that_broke_a_promise", sum(not outcome.kept for outcome in outcomes), "count", "0"),
-        Figure("cases_not_brought_about", sum(bool(outcome.broken) for outcome in outcomes), "count", "0"),
-        Figure("videos_accepted", sum(outcome.videos for outcome in outcomes), "count"),
-        Figure("videos_lost", sum(len(outcome.facts.lost) for outcome in outcomes), "count", "0"),
-        Figure("finished_stages_repeated", sum(len(outcome.facts.repeated) for outcome in outcomes), "count", "0"),
-        Figure("orphans", sum(len(outcome.facts.orphans) for outcome in outcomes), "count", "0"),
-        Figure("stages_finished_but_not_recorded", sum(len(o.facts.unrecorded) for o in outcomes), "count"),
-        Figure("seconds", seconds, "s"),
+        Figure("cases", len(told), "count"),
+        *(Figure(f"cases_{one}", sum(case["database"] == one for case in told), "count") for one in DATABASES),
+        Figure("cases_that_broke_a_promise", sum(not case["kept"] for case in told), "count", "0"),
+        Figure("cases_not_brought_about", sum("broken" in case for case in told), "count", "0"),
+        Figure("videos_accepted", sum(case.get("videos", 0) for case in told), "count"),
+        Figure("videos_lost", all_of("lost"), "count", "0"),
+        Figure("videos_that_ended_otherwise", all_of("unexpected"), "count", "0"),
+        Figure("finished_stages_repeated", all_of("repeated"), "count", "0"),
+        Figure("orphans", all_of("orphans"), "count", "0"),
+        Figure("stages_finished_but_not_recorded", all_of("unrecorded"), "count"),
     ]
-    for database in DATABASES:
-        figures.append(Figure(f"cases_{database}", sum(o.database == database for o in outcomes), "count"))
-    return Results(figures, {"cases": [_told(outcome) for outcome in outcomes]})
+    return Results(figures, {"cases": told})
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
+def told_of(outcome: Outcome) -> dict[str, Any]:
     """What is empty is left out."""
-    told = {**asdict(outcome), **asdict(outcome.facts), "kept": outcome.kept}
+    told = {**asdict(outcome), **asdict(outcome.facts), "kept": outcome.kept, "commit": commit()}
     del told["facts"]
     return {name: value for name, value in told.items() if value not in ("", [], {})}
+
+
+def merged(path: Path, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `path` holds of other cases, and `told`: a case that was run again replaces what it said before."""
+    before = json.loads(path.read_text())
+    kept = {
+        (case["case"], case["database"]): {"commit": before["commit"], **case} for case in before["details"]["cases"]
+    }
+    return list({**kept, **{(case["case"], case["database"]): case for case in told}}.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.crash_matrix", description=__doc__.split("\n")[0])
     parser.add_argument("--database", choices=DATABASES, help="one of the two; without it, both")
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="cases whose name holds this; they replace what was written of them")
     parser.add_argument("--seed", type=int, default=7, help="of the moments at which boundaries are hit")
     parser.add_argument("--keep", action="store_true", help="keep the logs and journals")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
@@ -120,9 +132,10 @@ def main() -> None:
     databases = [arguments.database] if arguments.database else DATABASES
     with ThreadPoolExecutor(len(databases)) as pool:  # most of the time is waiting
         outcomes = [one for some in pool.map(lambda d: _run_all(cases, d, arguments.keep), databases) for one in some]
-    results = results_of(outcomes, round(time.monotonic() - began))
-    if not arguments.only and not arguments.database:
-        print(f"written to {write('crash_matrix', results, arguments.out)}")
+    told, path = [told_of(outcome) for outcome in outcomes], arguments.out / "crash_matrix.json"
+    if (arguments.only or arguments.database) and path.exists():
+        told = merged(path, told)
+    print(f"{time.monotonic() - began:.0f} s; written to {write('crash_matrix', results_of(told), arguments.out)}")
     sys.exit(0 if all(outcome.kept for outcome in outcomes) else 1)
 
 
@@ -135,7 +148,8 @@ def _run_all(cases: list[Case], database: str, keep: bool) -> list[Outcome]:
 
 
 def _line(outcome: Outcome) -> str:
-    told = {k: v for k, v in _told(outcome).items() if k not in ("case", "database", "seconds", "kept", "videos")}
+    plain = ("case", "database", "seconds", "kept", "videos", "commit")
+    told = {name: value for name, value in told_of(outcome).items() if name not in plain}
     return f"{outcome.database:10} {outcome.case}  {told}"
 
 

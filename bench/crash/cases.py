@@ -181,9 +181,9 @@ def poison(stack: Stack) -> list[str]:
     video_id = stack.create()
     deadline = time.monotonic() + 120.0
     while (video := stack.wait(video_id, 0.2)) and not video.HasField("end_time") and time.monotonic() < deadline:
-        stack.heal()
+        if not stack.members["muxer"].is_alive():
+            stack.members["muxer"].launch()
     stack.holds.lift("render", "begin")
-    stack.heal()
     assert video is not None
     reasons = [attempt.reason for attempt in video.error.attempts]
     assert reasons.count("STAGE_LOST") == 5, reasons

@@ -13,7 +13,8 @@ from bench.crash.cases import STAGES, every_case
 from bench.crash.facts import Facts
 from bench.crash.journal import Journal
 from bench.crash.stack import SERVICES, Plan, Stack, running_stack
-from bench.crash_matrix import PLANS, Outcome, results_of, strike
+from bench.crash_matrix import PLANS, Outcome, merged, results_of, strike, told_of
+from bench.results import write
 
 CASES = {case.name: case for case in every_case(seed=1)}
 QUICK = (
@@ -62,8 +63,20 @@ def test_an_attempt_that_goes_on_is_seen(tmp_path: Path) -> None:
 def test_a_broken_promise_is_told(fault: str) -> None:
     broken = Outcome("x", "sqlite", facts=Facts(**{fault: ["v"]}))
     assert not broken.kept
-    figures = {figure.name: figure.value for figure in results_of([broken, Outcome("y", "sqlite")], 1.0).figures}
+    told = [told_of(broken), told_of(Outcome("y", "sqlite"))]
+    figures = {figure.name: figure.value for figure in results_of(told).figures}
     assert (figures["cases"], figures["cases_that_broke_a_promise"]) == (2, 1)
+
+
+def test_a_case_that_is_run_again_replaces_what_was_said_of_it(tmp_path: Path) -> None:
+    first = [told_of(Outcome(name, "sqlite", broken="not ready")) for name in ("x", "y")]
+    path = write("crash_matrix", results_of(first), tmp_path)
+    again = merged(path, [told_of(Outcome("x", "sqlite")), told_of(Outcome("x", "postgresql"))])
+    assert [(case["case"], case["database"], case["kept"]) for case in again] == [
+        ("x", "sqlite", True),
+        ("y", "sqlite", False),
+        ("x", "postgresql", True),
+    ]
 
 
 def test_a_case_that_did_not_come_about_is_no_success() -> None:
