@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from client.errors import SoundstageRpcError
@@ -14,7 +16,8 @@ MARKER = "zanzibarquince"
 
 def test_no_log_holds_a_prompt(studio: Studio) -> None:
     studio.make(f"a fire of {MARKER} wood", negative_prompt=f"{MARKER} smoke")
-    studio.client.analyze(f"a fire of {MARKER} wood")
+    with suppress(SoundstageRpcError):  # on a busy machine it may take too long, and must be as silent then
+        studio.client.analyze(f"a fire of {MARKER} wood")
     for prompt in (f"{MARKER} porn", MARKER * 200):
         with pytest.raises(SoundstageRpcError):
             studio.order(prompt)

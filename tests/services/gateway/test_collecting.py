@@ -211,7 +211,7 @@ async def test_the_command_says_what_would_go_and_then_deletes_it(scene: Scene) 
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stderr
