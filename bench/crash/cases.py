@@ -29,6 +29,7 @@ LOAD = 6
 """Videos in the air when a database or store is struck."""
 S3_AWAY_SECONDS = 30.0
 DATABASE_AWAY_SECONDS = 3.0
+FREEZE_AFTER_SECONDS = 0.5
 DISK_FULL_SECONDS = 4.0
 
 
@@ -129,6 +130,8 @@ def frozen_worker(stack: Stack, *, late: bool = False) -> list[str]:
     video_id = stack.create()
     held = stack.journal.wait(_at(video_id, "denoise", "middle"))
     worker = _worker_with(stack, held.attempt)
+    # Not in the middle of a write: SQLite's one lock would be frozen with it, and nobody could write until it thaws.
+    time.sleep(FREEZE_AFTER_SECONDS)
     worker.freeze()
     try:
         if late:

@@ -29,9 +29,11 @@ from libs.errors import Unavailable
 BUSY_TIMEOUT_SECONDS = 15
 CONNECT_SECONDS, COMMAND_SECONDS = 5.0, 30.0
 """How long PostgreSQL may take to let us in, and for one statement."""
+IDLE_SECONDS = 10.0
+"""PostgreSQL ends a transaction whose process is silent for so long: frozen, it would keep its locks from others."""
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-AWAY_STATES = ("08", "40", "53", "55P03", "57P")
-"""SQLSTATEs: connection lost, rolled back, out of a resource, lock not to be had, shutting down or starting up."""
+AWAY_STATES = ("08", "25P03", "40", "53", "55P03", "57P")
+"""SQLSTATEs: connection lost, silent too long, rolled back, out of a resource, lock not to be had, server stopping."""
 WRITE_AHEAD_LOG_ATTEMPTS = 50
 MIGRATION_LOCK = 7_205_001
 """Any constant number: PostgreSQL's advisory lock under which only one process migrates at a time."""
@@ -101,7 +103,15 @@ def _engine(url: str) -> AsyncEngine:
     return create_async_engine(
         parsed.set(drivername=driver),
         hide_parameters=True,  # an error that is logged must not show what was written: a prompt
-        connect_args={"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS},
+        connect_args={
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": COMMAND_SECONDS,
+            "server_settings": {
+                "application_name": "soundstage-gateway",
+                "idle_in_transaction_session_timeout": str(round(IDLE_SECONDS * 1000)),
+                "lock_timeout": str(BUSY_TIMEOUT_SECONDS * 1000),
+            },
+        },
         pool_timeout=BUSY_TIMEOUT_SECONDS,
         pool_pre_ping=True,  # after a restart of the server, every connection in the pool is dead
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from libs.artifacts import Ref
 from libs.errors import NotFound, Unavailable
@@ -126,6 +126,32 @@ async def test_an_output_of_a_deleted_video_goes_nowhere(database: Database) -> 
     await records_of(database).delete(video.key)
     with pytest.raises(NotFound):
         await attempts.finish(video.key, Stage.MUX, "mux-1", made("a"))
+
+
+async def test_a_process_that_is_frozen_in_a_transaction_does_not_hold_up_the_others(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.database.IDLE_SECONDS", 1.0)
+    url = postgres_server.create(f"test-{uuid.uuid4()}")
+    frozen, other = Database(url), Database(url)
+    await frozen.migrate()
+    locked, thawed = asyncio.Event(), asyncio.Event()
+
+    async def freeze() -> None:
+        async with frozen.write() as session:
+            await session.execute(text("LOCK TABLE videos IN EXCLUSIVE MODE"))
+            locked.set()
+            await thawed.wait()
+            await session.execute(text("SELECT 1"))
+
+    freezing = asyncio.create_task(freeze())
+    await locked.wait()
+    await accepted(other)
+    thawed.set()
+    with pytest.raises(Unavailable):
+        await freezing
+    await frozen.close()
+    await other.close()
 
 
 async def test_a_server_that_is_away_is_unavailable_and_then_used_again(postgres_server: PostgresServer) -> None:
