@@ -7,6 +7,7 @@ worker, before another begins. Nobody frees a place by hand: the transaction tha
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,11 +46,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Queue:
-    """All that waits, in the order in which it begins if nothing else comes; and what is at work since when."""
+    """All that waits, in the order in which it begins if nothing else comes, and how many may be at work at once."""
 
     waiting: list[Waiting]
-    at_work: list[tuple[datetime, float]]
-    """When each was admitted, and the seconds that it should take; 0 where nothing is known."""
     places: int
 
 
@@ -105,9 +104,7 @@ class Admission:
             places = await _places(session)
             waiting = [_video(row) for row in await session.execute(_columns().where(_waiting))]
             line = await self._line(session, waiting)
-            busy = select(QueueRow.admit_time, QueueRow.expected_seconds).where(~_waiting)
-            at_work = [(row.admit_time, row.expected_seconds) for row in await session.execute(busy)]
-        return Queue(list(line), at_work, places)
+        return Queue(await asyncio.to_thread(list, line), places)
 
     async def _admit(self, session: AsyncSession, free: int) -> list[VideoKey]:
         now = datetime.now(UTC)

@@ -126,11 +126,16 @@ class Attempts:
         async with self._database.read() as session:
             return await _winner(session, key, stage)
 
-    async def expected_seconds(self, spec: Spec) -> dict[Stage, float]:
-        """Seconds each stage should take, from the model's last videos; empty unless all five were measured."""
+    async def speeds(self, model: str) -> dict[Stage, float]:
+        """Seconds a unit of work takes, by stage, measured on the model's last videos."""
         async with self._database.read() as session:
-            speeds = {stage: await _seconds_per_unit(session, spec.model, stage) for stage in Stage}
-        known = {stage: speed * work_units(stage, spec) for stage, speed in speeds.items() if speed is not None}
+            speeds = {stage: await _seconds_per_unit(session, model, stage) for stage in Stage}
+        return {stage: speed for stage, speed in speeds.items() if speed is not None}
+
+    @staticmethod
+    def expected_seconds(spec: Spec, speeds: Mapping[Stage, float]) -> dict[Stage, float]:
+        """Seconds each stage should take; empty unless all five were measured."""
+        known = {stage: speed * work_units(stage, spec) for stage, speed in speeds.items()}
         return known if len(known) == len(Stage) else {}
 
 

@@ -1,41 +1,20 @@
-"""Wakes watchers when this process changed their video. What other processes change is found by polling."""
+"""Word of what this process changed. What other processes change is found by polling (`watches.py`)."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+
+Listener = Callable[[str, int | None], None]
+"""Is told a video's id and the number of its newest event; None for one that was deleted."""
 
 
 class Changes:
     def __init__(self) -> None:
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._listeners: list[Listener] = []
 
-    def tell(self, video_id: str) -> None:
-        for event in self._waiting.get(video_id, ()):
-            event.set()
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
 
-    @contextmanager
-    def follow(self, video_id: str) -> Iterator[Follower]:
-        """Subscribe before reading the state, or what changes in between is only found by the next poll."""
-        event = asyncio.Event()
-        self._waiting[video_id].add(event)
-        try:
-            yield Follower(event)
-        finally:
-            self._waiting[video_id].discard(event)
-            if not self._waiting[video_id]:
-                del self._waiting[video_id]
-
-
-class Follower:
-    def __init__(self, event: asyncio.Event) -> None:
-        self._event = event
-
-    async def wait(self, seconds: float) -> None:
-        """Returns after a change, or after `seconds` without one."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        self._event.clear()
+    def tell(self, video_id: str, sequence: int | None) -> None:
+        for listener in self._listeners:
+            listener(video_id, sequence)

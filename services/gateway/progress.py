@@ -7,9 +7,9 @@ of the machine and `USUAL_SHARE` says what the other stages usually cost beside 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
-from services.gateway.states import TERMINAL
 from services.gateway.video import Spec, Stage, State, Status, Video
 
 USUAL_SHARE: dict[Stage, float] = {
@@ -48,24 +48,23 @@ def fraction(video: Video, status: Status) -> float:
     return min(done, 1.0)
 
 
-def eta_seconds(video: Video, status: Status, now: datetime, ahead: int, concurrent: int) -> float | None:
-    """Seconds until the video is ready; None while nothing is known, and for one that is ending or has ended.
+def eta_seconds(video: Video, now: datetime, expected: Mapping[Stage, float]) -> float | None:
+    """Seconds until a video at work is ready, where its stages should take `expected`, or what its denoising tells.
 
-    `ahead` videos are before a queued one and are assumed to be alike; `concurrent` of them are made at once.
+    None while nothing is known, and for one that is ending or has ended.
     """
-    if status.state in TERMINAL or status.state is State.CANCELLING:
+    status = video.status
+    if status.state is not State.RUNNING:
         return None
-    expected = video.expected_seconds or _expected_from_denoising(status, now)
+    expected = expected or _expected_from_denoising(status, now)
     if not expected:
         return None
-    if status.state is State.QUEUED:
-        return sum(expected.values()) * (1 + ahead / max(concurrent, 1))
     ended = _ended(status)
     later = sum(seconds for stage, seconds in expected.items() if stage not in ended and stage != status.stage)
     return later + _rest_of_stage(expected, status, now)
 
 
-def _rest_of_stage(expected: dict[Stage, float], status: Status, now: datetime) -> float:
+def _rest_of_stage(expected: Mapping[Stage, float], status: Status, now: datetime) -> float:
     if status.stage is None or status.stage in _ended(status):
         return 0.0
     elapsed = _elapsed(status, now)

@@ -12,31 +12,30 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from libs.artifacts import AttemptPrefix, Ref, Store
 from libs.catalog import Catalog, ModelCard
 from libs.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidRequest, Unavailable
-from services.gateway import metrics, states
-from services.gateway.attempts import Attempts
+from services.gateway import states
 from services.gateway.images import Images
 from services.gateway.price import price_millicredits
-from services.gateway.progress import eta_seconds, fraction
+from services.gateway.progress import fraction
 from services.gateway.prompts import Analysis, PromptAnalyst, refused
 from services.gateway.records import Event, Place, Quota, Records
 from services.gateway.resolve import find_model, request_hash, resolve
 from services.gateway.retention import Retention
 from services.gateway.runner import Runner, Work
 from services.gateway.safety import SafetyPolicy
+from services.gateway.standing import Expectations, Standing, Standings
 from services.gateway.video import Collected, State, Status, Video, VideoError, VideoKey, VideoRequest
+from services.gateway.watches import Watches
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 200
-POLL_SECONDS = 0.25
-"""How soon a watcher sees what another process wrote."""
-EVENTS_AT_ONCE = 100
 NOT_STARTED = VideoError("NOT_STARTED", "it was not accepted, because its work could not be started; create it again")
 
 
@@ -46,7 +45,6 @@ class Limits:
 
     default_model: str
     charges_credits: bool
-    concurrent_videos: int
     url_seconds: float
     retention: Retention
     watch_silence_seconds: float
@@ -94,7 +92,8 @@ class Videos:
     def __init__(
         self,
         records: Records,
-        attempts: Attempts,
+        standings: Standings,
+        expectations: Expectations,
         runner: Runner,
         store: Store,
         catalog: Catalog,
@@ -103,7 +102,9 @@ class Videos:
         safety: SafetyPolicy,
         limits: Limits,
     ) -> None:
-        self._records, self._attempts, self._runner = records, attempts, runner
+        self._records, self._runner = records, runner
+        self._standings, self._expectations = standings, expectations
+        self._watches = Watches(records, self._watch_event, self._still, limits.watch_silence_seconds)
         self._store, self._catalog, self._images, self._limits = store, catalog, images, limits
         self._analyst, self._safety = analyst, safety
 
@@ -152,23 +153,9 @@ class Videos:
 
         Raises NotFound, also when the video is deleted meanwhile.
         """
-        with self._records.changes.follow(key.video_id) as follower, metrics.WATCHERS.track_inprogress():
-            seen, sent_at = after_sequence, _loop_time()
-            while True:
-                newest = await self._records.get(key)
-                for event in await self._events(newest, seen):
-                    yield await self._watch_event(newest, event)
-                    seen, sent_at = event.sequence, _loop_time()
-                    if event.status.state in states.TERMINAL:
-                        return
-                if newest.status.state in states.TERMINAL and seen >= newest.sequence:
-                    return
-                while await self._records.sequence(key) <= seen:
-                    await follower.wait(POLL_SECONDS)
-                    if _loop_time() - sent_at >= self._limits.watch_silence_seconds:
-                        newest = await self._records.get(key)
-                        yield WatchEvent(newest.sequence, datetime.now(UTC), await self._view(newest))
-                        sent_at = _loop_time()
+        async with aclosing(self._watches.watch(key, after_sequence)) as events:
+            async for event in events:
+                yield event
 
     async def cancel(self, key: VideoKey, reason: str) -> View:
         """CANCELLING until the work has stopped; CANCELLED at once if none had begun: then no stage begins any more.
@@ -228,7 +215,7 @@ class Videos:
             request_id=request.request_id,
             request_hash=hashed,
             create_time=now,
-            expected_seconds=await self._attempts.expected_seconds(spec),
+            expected_seconds=await self._expectations.of(spec),
             cost_millicredits=price_millicredits(spec, card) if self._limits.charges_credits else 0,
         )
 
@@ -293,25 +280,25 @@ class Videos:
             return video
         return await self._records.change(video.key, _cancelled)
 
-    async def _events(self, newest: Video, after: int) -> list[Event]:
-        if newest.sequence <= after:
-            return []
-        return list(await self._records.events(newest.key, after, EVENTS_AT_ONCE))
-
     async def _watch_event(self, video: Video, event: Event) -> WatchEvent:
+        """`video` may be newer than the event, which is shown as of its own time."""
         then = replace(video, status=event.status, sequence=event.sequence)
-        view = await self._view(then, event.time, queued_now=video.status.state is State.QUEUED)
+        begun = video.status.state is not State.QUEUED
+        view = await self._view(then, event.time, has_begun=begun)
         return WatchEvent(event.sequence, event.time, view, event.preview_jpeg)
 
-    async def _view(self, video: Video, at: datetime | None = None, *, queued_now: bool = True) -> View:
-        waiting = video.status.state is State.QUEUED and queued_now
-        ahead = await self._records.count_ahead(video) if waiting else 0
-        now = at or datetime.now(UTC)
+    async def _still(self, video: Video) -> WatchEvent:
+        return WatchEvent(video.sequence, datetime.now(UTC), await self._view(video))
+
+    async def _view(self, video: Video, at: datetime | None = None, *, has_begun: bool = False) -> View:
+        """`has_begun`: a video that is shown as it was when it waited stands nowhere in the line any more."""
+        passed = video.status.state is State.QUEUED and has_begun
+        standing = Standing(0, None) if passed else await self._standings.of(video, at or datetime.now(UTC))
         return View(
             video=video,
             fraction=fraction(video, video.status),
-            queue_position=ahead,
-            eta_seconds=eta_seconds(video, video.status, now, ahead, self._limits.concurrent_videos),
+            queue_position=standing.ahead,
+            eta_seconds=standing.eta_seconds,
             urls=await asyncio.to_thread(self._urls, video) if video.status.result else None,
             delete_time=self._limits.retention.delete_time(video.status),
         )
@@ -375,7 +362,3 @@ def _place_of(token: str, tenant: str, states_: Collection[State]) -> Place | No
 def _token_unknown() -> InvalidRequest:
     violation = FieldViolation("page_token", "give the next_page_token of the page before, with the same states")
     return InvalidRequest(violation, reason="PAGE_TOKEN_UNKNOWN")
-
-
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()

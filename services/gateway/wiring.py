@@ -44,6 +44,7 @@ from services.gateway.safety import NoPolicy, RuleList
 from services.gateway.servicer import VideoServicer
 from services.gateway.settings import GatewaySettings
 from services.gateway.stages import StageChannels, grpc_stages
+from services.gateway.standing import Expectations, Standings
 from services.gateway.sweeper import Sweeper
 from services.gateway.tenants import Allowance, Tenants
 from services.gateway.tokens import TokenRules, Tokens
@@ -99,14 +100,26 @@ class Gateway:
         limits = Limits(
             default_model=settings.default_model,
             charges_credits=charges_credits(settings),
-            concurrent_videos=settings.max_concurrent_stages,
             url_seconds=settings.url_seconds,
             retention=retention_of(settings),
             watch_silence_seconds=settings.watch_silence_seconds,
         )
         analyst = PromptAnalyst(Concepts(Bank.read(), self._embedder()))
         safety = RuleList.read(settings.safety_rules) if settings.safety == "rules" else NoPolicy()
-        videos = Videos(self._records, self._attempts, self._runner, store, catalog, Images(), analyst, safety, limits)
+        expectations = Expectations(self._attempts)
+        standings = Standings(self._admission, self._records, expectations)
+        videos = Videos(
+            self._records,
+            standings,
+            expectations,
+            self._runner,
+            store,
+            catalog,
+            Images(),
+            analyst,
+            safety,
+            limits,
+        )
         return Endpoint(SERVICE, VideoServicer(videos), rpc.add_VideoServiceServicer_to_server, self._door().admit)
 
     def _embedder(self) -> Embedder:

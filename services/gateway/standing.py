@@ -1,0 +1,130 @@
+"""Where the queued videos stand and when they will be ready: worked out once for all who ask within a moment.
+
+The line is played through with the very rule that hands out the places, and each place with what its video should still
+take. The longer the line, the longer the answer is used for: working it out never costs more than about a twentieth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from services.gateway.admission import Admission, Queue
+from services.gateway.attempts import Attempts
+from services.gateway.progress import eta_seconds
+from services.gateway.records import Records
+from services.gateway.video import Spec, Stage, State, Video
+
+PAUSE_SECONDS, PAUSE_SECONDS_A_VIDEO, LONGEST_PAUSE_SECONDS = 0.04, 0.0006, 5.0
+"""Twenty times what it takes: about 2 ms, and 30 µs for every video in the line."""
+SPEEDS_SECONDS = 5.0
+"""How long measured speeds are used before they are asked for again."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Videos before this one, at work or waiting, and seconds until it is ready; None where nothing is known."""
+
+    ahead: int
+    eta_seconds: float | None
+
+
+@dataclass
+class Forecast:
+    """For each waiting video its place in the line and the seconds until it begins."""
+
+    begins: dict[str, tuple[int, float | None]]
+    ahead_of_new: int
+    new_begins: float | None
+    newcomers: dict[str, int] = field(default_factory=dict)
+    """Videos that came after the forecast was made: they are put at the end until the next one."""
+
+
+class Expectations:
+    """Seconds that a video of a spec should take by stage, from the model's last videos."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self._speeds: dict[str, tuple[float, dict[Stage, float]]] = {}
+
+    async def of(self, spec: Spec) -> dict[Stage, float]:
+        """Empty unless all five stages were measured."""
+        asked, speeds = self._speeds.get(spec.model, (0.0, {}))
+        if time.monotonic() - asked > SPEEDS_SECONDS or len(speeds) < len(Stage):
+            speeds = await self._attempts.speeds(spec.model)
+            self._speeds[spec.model] = time.monotonic(), speeds
+        return self._attempts.expected_seconds(spec, speeds)
+
+
+class Standings:
+    def __init__(self, admission: Admission, records: Records, expectations: Expectations) -> None:
+        self._admission, self._records, self._expectations = admission, records, expectations
+        self._working = asyncio.Lock()
+        self._forecast = Forecast({}, 0, None)
+        self._next_time = 0.0
+
+    async def of(self, video: Video, at: datetime) -> Standing:
+        """As of `at` for a video at work, as of now for a queued one; it is 0 videos behind once it has begun."""
+        if video.status.state not in (State.QUEUED, State.RUNNING):
+            return Standing(0, None)
+        expected = await self._expectations.of(video.spec) or video.expected_seconds
+        if video.status.state is State.RUNNING:
+            return Standing(0, eta_seconds(video, at, expected))
+        ahead, begins = await self._place(video)
+        return Standing(ahead, begins + sum(expected.values()) if expected and begins is not None else None)
+
+    async def _place(self, video: Video) -> tuple[int, float | None]:
+        async with self._working:
+            if time.monotonic() >= self._next_time:
+                await self._work_out()
+            forecast = self._forecast
+        if (place := forecast.begins.get(video.key.video_id)) is not None:
+            return place
+        later = forecast.newcomers.setdefault(video.key.video_id, len(forecast.newcomers))
+        return forecast.ahead_of_new + later, forecast.new_begins
+
+    async def _work_out(self) -> None:
+        now = datetime.now(UTC)
+        queue, at_work = await self._admission.queue(), await self._records.at_work()
+        expected = {video.key: await self._expectations.of(video.spec) or video.expected_seconds for video in at_work}
+        left = [_left(video, now, expected[video.key]) for video in at_work]
+        whole = [sum(seconds.values()) for seconds in expected.values()]
+        self._forecast = await asyncio.to_thread(forecast, queue, left, max(whole, default=0.0))
+        pause_seconds = PAUSE_SECONDS + PAUSE_SECONDS_A_VIDEO * len(queue.waiting)
+        self._next_time = time.monotonic() + min(pause_seconds, LONGEST_PAUSE_SECONDS)
+
+
+def _left(video: Video, now: datetime, expected: Mapping[Stage, float]) -> float:
+    """Seconds until its place is free; endless where nothing is known."""
+    match video.status.state:
+        case State.QUEUED:  # it has its place and has not begun
+            return sum(expected.values()) or math.inf
+        case State.RUNNING:
+            left = eta_seconds(video, now, expected)
+            return math.inf if left is None else left
+        case _:
+            return 0.0
+
+
+def forecast(queue: Queue, left: Sequence[float], usual_seconds: float) -> Forecast:
+    """`left`: what those at work still need. `usual_seconds` is taken for what nothing is known of, if it is not 0."""
+    known = [video.expected_seconds for video in queue.waiting if video.expected_seconds]
+    usual = usual_seconds or (sum(known) / len(known) if known else math.inf)
+    # A worker that died leaves more at work than there are places: the first to end free none.
+    free = sorted(left)[max(len(left) - queue.places, 0) :]
+    free = free + [0.0] * (queue.places - len(free)) or [math.inf]
+    heapq.heapify(free)
+    begins: dict[str, tuple[int, float | None]] = {}
+    for index, video in enumerate(queue.waiting):
+        start = heapq.heapreplace(free, free[0] + (video.expected_seconds or usual))
+        begins[video.video_id] = len(left) + index, _finite(start)
+    return Forecast(begins, len(left) + len(begins), _finite(free[0]))
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
