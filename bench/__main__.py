@@ -18,6 +18,7 @@ BENCHMARKS = {
     "denoise": "bench.denoise",
     "scenes": "bench.scenes",
     "prompts": "bench.prompts",
+    "gateway": "bench.gateway",
 }
 """Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""
 
@@ -44,6 +45,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--holdout", type=int, default=default.holdout, help="scenes: prompts outside the grammar")
     parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise: rounds")
     parser.add_argument("--duration", type=float, help="stages: seconds of video")
+    parser.add_argument("--videos", type=int, default=default.videos, help="gateway: how many it takes in")
     parser.add_argument("--checkpoint", type=Path, help="scenes: take a training checkpoint's averaged weights")
     parser.add_argument("--models", type=Path, default=default.models, help="denoise, scenes: folder of models")
     parser.add_argument("--seed", type=int, default=default.seed)

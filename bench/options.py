@@ -20,6 +20,8 @@ class Options:
     rounds: int = 3
     duration: float | None = None
     """Seconds, of the video of `stages`."""
+    videos: int = 10_000
+    """Accepted by one process of `gateway` before its memory is looked at."""
     checkpoint: Path | None = None
     """Take the averaged weights of a training checkpoint instead of the model folder's, in `scenes`."""
     models: Path = Path("models")

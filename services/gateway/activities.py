@@ -164,7 +164,8 @@ class VideoActivities:
 
         try:
             video = await self._records.get(given.key)
-            return await self._records.change(given.key, begun)
+            expected = await self._attempts.expected(video.spec) if stage is Stage.ENCODE else None
+            return await self._records.change(given.key, begun, expected_seconds=expected)
         except NotFound:
             raise _Ended from None
 

@@ -132,6 +132,9 @@ class Attempts:
             speeds = {stage: await _seconds_per_unit(session, model, stage) for stage in Stage}
         return {stage: speed for stage, speed in speeds.items() if speed is not None}
 
+    async def expected(self, spec: Spec) -> dict[Stage, float]:
+        return self.expected_seconds(spec, await self.speeds(spec.model))
+
     @staticmethod
     def expected_seconds(spec: Spec, speeds: Mapping[Stage, float]) -> dict[Stage, float]:
         """Seconds each stage should take; empty unless all five were measured."""

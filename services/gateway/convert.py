@@ -12,7 +12,7 @@ from soundstage.video.v1 import video_pb2 as pb
 from libs.catalog import ModelCard
 from services.gateway.price import MILLI
 from services.gateway.prompts import Analysis, Motion
-from services.gateway.records import Quota
+from services.gateway.records import Filter, Quota
 from services.gateway.video import (
     AudioIntent,
     Preset,
@@ -67,8 +67,18 @@ def request_from_proto(message: pb.CreateVideoRequest) -> VideoRequest:
     )
 
 
-def states_from_proto(message: pb.ListVideosRequest) -> frozenset[State]:
-    return frozenset(STATE_FROM_PROTO[state] for state in message.states)
+def filter_from_proto(message: pb.ListVideosRequest) -> Filter:
+    after, before = (
+        getattr(message, name).ToDatetime(tzinfo=UTC) if message.HasField(name) else None
+        for name in ("created_after", "created_before")
+    )
+    return Filter(
+        states=frozenset(STATE_FROM_PROTO[state] for state in message.states),
+        models=frozenset(message.models),
+        priorities=frozenset(PRIORITY_FROM_PROTO[priority] for priority in message.priorities),
+        created_after=after,
+        created_before=before,
+    )
 
 
 def video_to_proto(view: View) -> pb.Video:

@@ -7,7 +7,6 @@ of the machine and `USUAL_SHARE` says what the other stages usually cost beside 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 
 from services.gateway.video import Spec, Stage, State, Status, Video
@@ -48,15 +47,15 @@ def fraction(video: Video, status: Status) -> float:
     return min(done, 1.0)
 
 
-def eta_seconds(video: Video, now: datetime, expected: Mapping[Stage, float]) -> float | None:
-    """Seconds until a video at work is ready, where its stages should take `expected`, or what its denoising tells.
+def eta_seconds(video: Video, now: datetime) -> float | None:
+    """Seconds until a video at work is ready: from what its stages should take, or from what its denoising tells.
 
     None while nothing is known, and for one that is ending or has ended.
     """
     status = video.status
     if status.state is not State.RUNNING:
         return None
-    expected = expected or _expected_from_denoising(status, now)
+    expected = video.expected_seconds or _expected_from_denoising(status, now)
     if not expected:
         return None
     ended = _ended(status)
@@ -64,7 +63,7 @@ def eta_seconds(video: Video, now: datetime, expected: Mapping[Stage, float]) ->
     return later + _rest_of_stage(expected, status, now)
 
 
-def _rest_of_stage(expected: Mapping[Stage, float], status: Status, now: datetime) -> float:
+def _rest_of_stage(expected: dict[Stage, float], status: Status, now: datetime) -> float:
     if status.stage is None or status.stage in _ended(status):
         return 0.0
     elapsed = _elapsed(status, now)

@@ -7,11 +7,11 @@ number, so a watcher sees exactly what happened, in order. Every look-up is by t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.errors import NotFound, ResourceExhausted
@@ -65,6 +65,29 @@ class Quota:
 
 
 @dataclass(frozen=True)
+class Filter:
+    """Which videos a list shows; what is empty or None lets all through. `created_after` is included, the other not."""
+
+    states: frozenset[State] = frozenset()
+    models: frozenset[str] = frozenset()
+    priorities: frozenset[Priority] = frozenset()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        if self.states:
+            yield VideoRow.state.in_([state.value for state in self.states])
+        if self.models:
+            yield VideoRow.model.in_(self.models)
+        if self.priorities:
+            yield VideoRow.priority.in_([priority.value for priority in self.priorities])
+        if self.created_after:
+            yield VideoRow.create_time >= self.created_after
+        if self.created_before:
+            yield VideoRow.create_time < self.created_before
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a page of a list goes on: after the video with this creation time and id."""
 
@@ -107,11 +130,9 @@ class Records:
         async with self._database.read() as session:
             return _video(await _row(session, key))
 
-    async def page(self, tenant: str, states: Collection[State], after: Place | None, limit: int) -> list[Video]:
-        """Newest first; all states when `states` is empty."""
-        query = select(VideoRow).where(VideoRow.tenant == tenant)
-        if states:
-            query = query.where(VideoRow.state.in_([state.value for state in states]))
+    async def page(self, tenant: str, only: Filter, after: Place | None, limit: int) -> list[Video]:
+        """Newest first."""
+        query = select(VideoRow).where(VideoRow.tenant == tenant, *only.conditions())
         if after:
             older = VideoRow.create_time < after.create_time
             same = and_(VideoRow.create_time == after.create_time, VideoRow.video_id < after.video_id)
@@ -120,11 +141,17 @@ class Records:
         async with self._database.read() as session:
             return [_video(row) for row in await session.scalars(query)]
 
-    async def change(self, key: VideoKey, new: Callable[[Status], Status], preview_jpeg: bytes = b"") -> Video:
+    async def change(
+        self,
+        key: VideoKey,
+        new: Callable[[Status], Status],
+        preview_jpeg: bytes = b"",
+        expected_seconds: Mapping[Stage, float] | None = None,
+    ) -> Video:
         """Applies `new` to the status and appends an event; does nothing if the status stays and no preview came.
 
         `states.advance` refuses what the state machine does not allow (Internal). What `new` raises, goes through.
-        With the terminal state, the credits that were not used go back.
+        With the terminal state, the credits that were not used go back. `expected_seconds` replaces what was known.
         """
         async with self._database.write() as session:
             row = await _row(session, key, lock=True)
@@ -133,7 +160,8 @@ class Records:
             if status == before.status and not preview_jpeg:
                 return before
             status = advance(before.status, status)
-            after = replace(before, status=status, sequence=before.sequence + 1)
+            expected = dict(expected_seconds or before.expected_seconds)
+            after = replace(before, status=status, sequence=before.sequence + 1, expected_seconds=expected)
             if status.state in TERMINAL and after.cost_millicredits:
                 await self._tenants.lock(session, key.tenant)
                 after = replace(after, cost_millicredits=await self._ledger.settle(session, after))
@@ -261,7 +289,6 @@ async def _insert(session: AsyncSession, video: Video) -> None:
         priority=video.priority.value,
         deadline=video.deadline,
         create_time=video.create_time,
-        expected_seconds=video.expected_seconds,
     )
     _write_status(row, video)
     session.add(row)
@@ -274,6 +301,7 @@ def _write_status(row: VideoRow, video: Video) -> None:
     row.state = video.status.state.value
     row.status = status_to_json(video.status)
     row.sequence = video.sequence
+    row.expected_seconds = {stage.value: seconds for stage, seconds in video.expected_seconds.items()}
     row.cost_millicredits = video.cost_millicredits
     row.update_time = datetime.now(UTC)
 

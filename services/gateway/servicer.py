@@ -39,8 +39,8 @@ class VideoServicer(rpc.VideoServiceServicer):
 
     @override
     async def ListVideos(self, request: pb.ListVideosRequest, context: Context) -> pb.ListVideosResponse:
-        states = convert.states_from_proto(request)
-        page = await self._videos.page(caller(), states, request.page_size, request.page_token)
+        only = convert.filter_from_proto(request)
+        page = await self._videos.page(caller(), only, request.page_size, request.page_token)
         return convert.page_to_proto(page)
 
     @override

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -70,11 +70,9 @@ class Standings:
 
     async def of(self, video: Video, at: datetime) -> Standing:
         """As of `at` for a video at work, as of now for a queued one; it is 0 videos behind once it has begun."""
-        if video.status.state not in (State.QUEUED, State.RUNNING):
-            return Standing(0, None)
+        if video.status.state is not State.QUEUED:
+            return Standing(0, eta_seconds(video, at))
         expected = await self._expectations.of(video.spec) or video.expected_seconds
-        if video.status.state is State.RUNNING:
-            return Standing(0, eta_seconds(video, at, expected))
         ahead, begins = await self._place(video)
         return Standing(ahead, begins + sum(expected.values()) if expected and begins is not None else None)
 
@@ -91,21 +89,20 @@ class Standings:
     async def _work_out(self) -> None:
         now = datetime.now(UTC)
         queue, at_work = await self._admission.queue(), await self._records.at_work()
-        expected = {video.key: await self._expectations.of(video.spec) or video.expected_seconds for video in at_work}
-        left = [_left(video, now, expected[video.key]) for video in at_work]
-        whole = [sum(seconds.values()) for seconds in expected.values()]
+        left = [_left(video, now) for video in at_work]
+        whole = [sum(video.expected_seconds.values()) for video in at_work]
         self._forecast = await asyncio.to_thread(forecast, queue, left, max(whole, default=0.0))
         pause_seconds = PAUSE_SECONDS + PAUSE_SECONDS_A_VIDEO * len(queue.waiting)
         self._next_time = time.monotonic() + min(pause_seconds, LONGEST_PAUSE_SECONDS)
 
 
-def _left(video: Video, now: datetime, expected: Mapping[Stage, float]) -> float:
+def _left(video: Video, now: datetime) -> float:
     """Seconds until its place is free; endless where nothing is known."""
     match video.status.state:
         case State.QUEUED:  # it has its place and has not begun
-            return sum(expected.values()) or math.inf
+            return sum(video.expected_seconds.values()) or math.inf
         case State.RUNNING:
-            left = eta_seconds(video, now, expected)
+            left = eta_seconds(video, now)
             return math.inf if left is None else left
         case _:
             return 0.0

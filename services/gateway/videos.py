@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hashlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from services.gateway.images import Images
 from services.gateway.price import price_millicredits
 from services.gateway.progress import fraction
 from services.gateway.prompts import Analysis, PromptAnalyst, refused
-from services.gateway.records import Event, Place, Quota, Records
+from services.gateway.records import Event, Filter, Place, Quota, Records
 from services.gateway.resolve import find_model, request_hash, resolve
 from services.gateway.retention import Retention
 from services.gateway.runner import Runner, Work
@@ -139,13 +140,15 @@ class Videos:
     async def get(self, key: VideoKey) -> View:
         return await self._view(await self._records.get(key))
 
-    async def page(self, tenant: str, states_: Collection[State], page_size: int, page_token: str) -> Page:
-        """Newest first. Raises InvalidRequest for a page token that was not given for this tenant and these states."""
-        place = _place_of(page_token, tenant, states_)
+    async def page(self, tenant: str, only: Filter, page_size: int, page_token: str) -> Page:
+        """Newest first. Raises InvalidRequest for a page token that was not given for this tenant and this filter."""
+        if only.created_after and only.created_before and only.created_after >= only.created_before:
+            raise InvalidRequest(FieldViolation("created_before", "give a time after created_after, or leave one out"))
+        place = _place_of(page_token, tenant, only)
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        found = await self._records.page(tenant, states_, place, size + 1)
+        found = await self._records.page(tenant, only, place, size + 1)
         shown = found[:size]
-        token = _page_token(shown[-1], tenant, states_) if len(found) > size else ""
+        token = _page_token(shown[-1], tenant, only) if len(found) > size else ""
         return Page([await self._view(video) for video in shown], token)
 
     async def watch(self, key: VideoKey, after_sequence: int) -> AsyncGenerator[WatchEvent, None]:
@@ -341,24 +344,31 @@ def _cancelled(status: Status) -> Status:
     return states.concluded(status, datetime.now(UTC), None, None)
 
 
-def _page_token(last: Video, tenant: str, states_: Collection[State]) -> str:
-    place = [last.create_time.isoformat(), last.key.video_id, tenant, *sorted(states_)]
+def _page_token(last: Video, tenant: str, only: Filter) -> str:
+    place = [last.create_time.isoformat(), last.key.video_id, _of(tenant, only)]
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
 
-def _place_of(token: str, tenant: str, states_: Collection[State]) -> Place | None:
+def _place_of(token: str, tenant: str, only: Filter) -> Place | None:
     if not token:
         return None
     try:
-        create_time, video_id, *of = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        create_time, video_id, of = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
         place = Place(datetime.fromisoformat(create_time).astimezone(UTC), str(video_id))
     except (ValueError, TypeError, binascii.Error) as error:
         raise _token_unknown() from error
-    if of != [tenant, *sorted(states_)]:
+    if of != _of(tenant, only):
         raise _token_unknown()
     return place
 
 
+def _of(tenant: str, only: Filter) -> str:
+    """Names a list: a page token is good for its own list alone."""
+    chosen = [sorted(only.states), sorted(only.models), sorted(only.priorities)]
+    times = [time and time.isoformat() for time in (only.created_after, only.created_before)]
+    return hashlib.sha256(json.dumps([tenant, *chosen, *times]).encode()).hexdigest()[:16]
+
+
 def _token_unknown() -> InvalidRequest:
-    violation = FieldViolation("page_token", "give the next_page_token of the page before, with the same states")
+    violation = FieldViolation("page_token", "give the next_page_token of the page before, with the same filters")
     return InvalidRequest(violation, reason="PAGE_TOKEN_UNKNOWN")

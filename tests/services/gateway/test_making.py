@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from PIL import Image
 from soundstage.video.v1 import video_pb2 as pb
@@ -120,8 +121,25 @@ async def test_lists_are_paged_newest_first_and_filtered(scene: Scene) -> None:
     failed = await scene.stub.ListVideos(pb.ListVideosRequest(states=[pb.STATE_FAILED]))
     assert [video.name for video in failed.videos] == [names[0]]
 
+    times = [(await scene.get(name)).create_time for name in names]
+    filters: list[tuple[dict[str, Any], list[int]]] = [
+        ({"created_after": times[1]}, [2, 1]),
+        ({"created_before": times[1]}, [0]),
+        ({"created_after": times[1], "created_before": times[2]}, [1]),
+        ({"models": ["diorama", "other"]}, [2, 1, 0]),
+        ({"models": ["other"]}, []),
+        ({"priorities": [pb.PRIORITY_BATCH]}, []),
+        ({"priorities": [pb.PRIORITY_STANDARD], "states": [pb.STATE_FAILED]}, [0]),
+    ]
+    for given, wanted in filters:
+        listed = await scene.stub.ListVideos(pb.ListVideosRequest(**given))
+        assert [video.name for video in listed.videos] == [names[index] for index in wanted], given
+    backwards = pb.ListVideosRequest(created_after=times[2], created_before=times[0])
+    assert (await refused(scene.stub.ListVideos(backwards))).violations[0].field == "created_before"
+
     other_list = pb.ListVideosRequest(page_token=first.next_page_token, states=[pb.STATE_FAILED])
-    for request in (other_list, pb.ListVideosRequest(page_token="made up")):
+    later = pb.ListVideosRequest(page_token=first.next_page_token, created_after=times[0])
+    for request in (other_list, later, pb.ListVideosRequest(page_token="made up")):
         error = await refused(scene.stub.ListVideos(request))
         assert error.reason == "PAGE_TOKEN_UNKNOWN"
         assert error.violations[0].field == "page_token"

@@ -120,7 +120,8 @@ class VideoServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVideos(self, request, context):
-        """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that this call did not give.
+        """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that was not given for the same
+        filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,9 @@ class VideoServiceStub:
     GetVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.GetVideoResponse]
     """Reads one video. Errors: NOT_FOUND."""
     ListVideos: _grpc.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]
-    """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that this call did not give."""
+    """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that was not given for the same
+    filters.
+    """
     WatchVideo: _grpc.UnaryStreamMultiCallable[_video_pb2.WatchVideoRequest, _video_pb2.WatchVideoResponse]
     """Follows one video until it reaches a terminal state; then the stream ends with OK. Errors: NOT_FOUND."""
     CancelVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.CancelVideoRequest, _video_pb2.CancelVideoResponse]
@@ -95,7 +97,9 @@ class VideoServiceAsyncStub(VideoServiceStub):
     GetVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.GetVideoResponse]  # type: ignore[assignment]
     """Reads one video. Errors: NOT_FOUND."""
     ListVideos: _aio.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]  # type: ignore[assignment]
-    """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that this call did not give."""
+    """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that was not given for the same
+    filters.
+    """
     WatchVideo: _aio.UnaryStreamMultiCallable[_video_pb2.WatchVideoRequest, _video_pb2.WatchVideoResponse]  # type: ignore[assignment]
     """Follows one video until it reaches a terminal state; then the stream ends with OK. Errors: NOT_FOUND."""
     CancelVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.CancelVideoRequest, _video_pb2.CancelVideoResponse]  # type: ignore[assignment]
@@ -154,7 +158,9 @@ class VideoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.ListVideosRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.ListVideosResponse, _abc.Awaitable[_video_pb2.ListVideosResponse]]:
-        """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that this call did not give."""
+        """Reads the caller's videos, newest first. Errors: INVALID_ARGUMENT for a page token that was not given for the same
+        filters.
+        """
 
     @_abc_1.abstractmethod
     def WatchVideo(
