@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from libs.artifacts import AttemptPrefix, Ref, Store
 from libs.catalog import Catalog, ModelCard
 from libs.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidRequest, Unavailable
-from services.gateway import states
+from services.gateway import metrics, states
 from services.gateway.images import Images
 from services.gateway.price import price_millicredits
 from services.gateway.progress import fraction
