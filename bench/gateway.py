@@ -77,7 +77,7 @@ class Scene:
         given = {
             "role": role,
             "database_url": self.database_url,
-            "artifacts_url": (self.folder / "artifacts").as_uri(),
+            "artifacts_url": (self.folder.parent / "artifacts").as_uri(),
             "temporal_address": self.temporal,
             "temporal_task_queue": self.folder.name,
             "max_queued_videos": 1_000_000,
