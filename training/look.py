@@ -4,7 +4,8 @@
     python -m training.look --holdout                             the prompts outside the grammar
     python -m training.look --prompt "surf at night" --prompt "a bonfire"
 
-Uses the checkpoint's averaged weights through the same pipelines as the services, with the transformer in bfloat16;
+Uses the checkpoint's averaged weights through the same pipelines as the services, with the transformer in the precision
+of training;
 ``--exported`` takes the model folder as it is, in float32.
 """
 
@@ -28,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from libs.families import load_decode, load_denoise, load_encode
 from training.captions import grammar_prompts, holdout_prompts
+from training.precision import mixed_precision
 from training.scenes import FAMILIES
 from training.transformer import CHECKPOINT, MODEL, build
 
@@ -54,7 +56,7 @@ class Sampler:
     def __init__(self, checkpoint: Path | None = CHECKPOINT, model_dir: Path = MODEL) -> None:
         """``checkpoint`` None: the model folder's own transformer."""
         self._model_dir = model_dir
-        transformer = None if checkpoint is None else _in_bfloat16(load_checkpoint(checkpoint))
+        transformer = None if checkpoint is None else _in_mixed_precision(load_checkpoint(checkpoint))
         with tempfile.TemporaryDirectory() as folder:
             completed = _with_scheduler(model_dir, Path(folder))
             self._denoise = load_denoise(completed, FAMILY, transformer)
@@ -95,12 +97,12 @@ def load_checkpoint(path: Path) -> torch.nn.Module:
     return model
 
 
-def _in_bfloat16(model: torch.nn.Module) -> torch.nn.Module:
+def _in_mixed_precision(model: torch.nn.Module) -> torch.nn.Module:
     """Runs ``forward`` under autocast as in training, but hands float32 to the scheduler."""
     forward = model.forward
 
     def autocast_forward(*arguments: Any, **named: Any) -> tuple[torch.Tensor, ...]:  # noqa: ANN401  # passed on
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             return tuple(tensor.float() for tensor in forward(*arguments, **named))
 
     model.forward = autocast_forward

@@ -4,7 +4,7 @@
 
 Resumable: the checkpoint holds model, average, optimiser and the seconds already spent, and the learning rate follows
 the share of ``--minutes`` that is spent. Batches hold the same number of latent frames whatever their length: many
-short windows teach the picture, few long ones teach its motion.
+short windows teach the picture, few long ones teach its motion, so training goes from the ones to the others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,24 +21,32 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
 from torch import Tensor
 
-from libs.families.diorama.attention import few_keys, use_linear_attention
+from libs.families.diorama.attention import use_quick_attention
+from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.diorama.positions import POSITION_CHANNELS, position_channels
+from training.autoencoder import LATENT_CHANNELS
+from training.muon import Muon
+from training.precision import mixed_precision
 from training.render import CLIPS, HELD_OUT_EVERY
 from training.text import embed_captions, pad
 
 MODEL = Path("models/diorama")
 CHECKPOINT = Path("training/cache/transformer.pt")
-CHANNELS = 48
-LATENT_FRAMES_A_BATCH = 64
-WINDOWS = ((4, 0.60), (8, 0.25), (16, 0.15))
-"""(latent frames, share of batches)."""
+CHANNELS = LATENT_CHANNELS
+LATENT_FRAMES_A_BATCH = 32
+WINDOWS = ((1, 0.55, 0.10), (4, 0.25, 0.35), (8, 0.12, 0.30), (16, 0.08, 0.25))
+"""(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
 FIRST_FRAME_SHARE = 0.25
-EMA = 0.9995
+EMA = 0.999
 SIGMA_FLOOR = 0.3
 SIGMA_CENTRE, SIGMA_SPREAD = 1.0, 1.2
 """Of the logit of sigma. A clip shows its layout through much noise, so layout is decided at sigma above 0.8."""
 HIGH_SIGMA, HIGH_SIGMA_SHARE = 0.85, 0.35
+RATES = (2.5, 1.0)
+"""Learning rates of Muon and of AdamW, as multiples of the given one."""
+HIDDEN_SIDE = 16
+"""Muon takes matrices with at least so many rows and columns: not the depthwise kernels, not the modulation tables."""
 SHIFT = 1.0
 """Of the timesteps in use, towards noise (Esser et al. 2024)."""
 MODEL_INDEX = {
@@ -55,12 +64,12 @@ def build() -> SanaVideoTransformer3DModel:
     model = SanaVideoTransformer3DModel(
         in_channels=2 * CHANNELS + 1 + POSITION_CHANNELS,
         out_channels=CHANNELS,
-        num_attention_heads=8,
+        num_attention_heads=7,
         attention_head_dim=32,
-        num_layers=10,
-        num_cross_attention_heads=8,
+        num_layers=8,
+        num_cross_attention_heads=7,
         cross_attention_head_dim=32,
-        cross_attention_dim=256,
+        cross_attention_dim=224,
         caption_channels=384,
         mlp_ratio=2.5,
         patch_size=(1, 2, 2),
@@ -116,7 +125,7 @@ def flow_loss(
     """Flow matching (Lipman et al. 2022), sigma from `draw_sigma`.
 
     The network predicts the clean latents, not the velocity ("Back to Basics: Let Denoising Generative Models Denoise",
-    Li and He 2025): a token holds 192 values and the network is 256 wide, so noise that it had to repeat would fill it.
+    Li and He 2025): noise that a narrow network had to repeat would fill it.
     The loss is the velocity's, v = (x_t - x_0) / sigma, with sigma at least SIGMA_FLOOR, or rare nearly clean samples
     would drown the rest of a small batch.
     """
@@ -125,7 +134,7 @@ def flow_loss(
     sigma = draw_sigma(batch, generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None, None])
     condition = torch.zeros(batch, 1 + CHANNELS, frames, height, width)
-    given = torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE
+    given = (torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE) & (frames > 1)
     condition[given, 0, 0] = 1.0
     condition[given, 1:, 0] = latents[given, :, 0]
     place = position_channels(frames, height, width).expand(batch, -1, -1, -1, -1)
@@ -152,19 +161,28 @@ def learning_rate(peak: float, step: int, spent: float) -> float:
     return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.01, (1 - spent) / 0.6))
 
 
-def train(minutes: float, peak: float, limit: float, warm: bool = False) -> None:
+def draw_length(rng: np.random.Generator, spent: float) -> int:
+    """Latent frames of the next batch's windows; ``spent``: share of the training that is done, 0 to 1."""
+    shares = [begin + spent * (end - begin) for _, begin, end in WINDOWS]
+    return int(rng.choice([frames for frames, _, _ in WINDOWS], p=np.array(shares) / sum(shares)))
+
+
+def _optimizers(model: torch.nn.Module, peak: float) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the matrices within the blocks, AdamW for everything else."""
+    named = dict(model.named_parameters())
+    hidden = [n for n, p in named.items() if "blocks." in n and p.ndim > 1 and min(p.flatten(1).shape) >= HIDDEN_SIDE]
+    rest = [p for n, p in named.items() if n not in hidden]
+    return Muon([named[n] for n in hidden], lr=peak), torch.optim.AdamW(rest, peak, (0.9, 0.98), weight_decay=0.0)
+
+
+def train(minutes: float, peak: float, limit: float) -> None:
     """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run."""
     model, average = build(), build()
-    use_linear_attention(model)
+    use_quick_attention(model)
+    use_quick_feed_forward(model)
     average.load_state_dict(model.state_dict())
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-        lr=peak,
-        betas=(0.9, 0.98),
-    )
-    step, seconds = _resume(model, average, optimizer, warm)
+    optimizers = _optimizers(model, peak)
+    step, seconds = _resume(model, average, optimizers)
     clips = load_clips()
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
     print(f"transformer: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
@@ -172,17 +190,18 @@ def train(minutes: float, peak: float, limit: float, warm: bool = False) -> None
     last = saved = begun
     losses: list[float] = []
     while seconds < minutes * 60 and time.monotonic() - begun < limit * 60:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(peak, step, seconds / (minutes * 60))
-        frames = int(rng.choice([w for w, _ in WINDOWS], p=[p for _, p in WINDOWS]))
-        latents, embeds, mask = draw_batch(clips, rng, frames)
-        with few_keys():
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = flow_loss(model, latents, embeds, mask, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+        spent = seconds / (minutes * 60)
+        rate = learning_rate(peak, step, spent)
+        latents, embeds, mask = draw_batch(clips, rng, draw_length(rng, spent))
+        with mixed_precision():
+            loss = flow_loss(model, latents, embeds, mask, generator)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
-        optimizer.step()
+        for optimizer, share in zip(optimizers, RATES, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+            optimizer.step()
         decay = min(EMA, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
@@ -191,13 +210,12 @@ def train(minutes: float, peak: float, limit: float, warm: bool = False) -> None
         seconds, last = seconds + now - last, now
         if step % 50 == 0:
             pace = (now - begun) / (step - first)
-            rate = optimizer.param_groups[0]["lr"]
             progress = f"step {step} {seconds / 60:.1f} min loss {np.mean(losses):.4f} lr {rate:.1e}"
             print(f"{progress} gradient {norm:.2f} {pace:.2f} s a step", flush=True)
         if now - saved > 150:
             saved = now
-            _save(model, average, optimizer, step, seconds)
-    _save(model, average, optimizer, step, seconds)
+            _save(model, average, optimizers, step, seconds)
+    _save(model, average, optimizers, step, seconds)
 
 
 def export() -> None:
@@ -215,28 +233,30 @@ def load_average() -> SanaVideoTransformer3DModel:
 
 
 def _resume(
-    model: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer, warm: bool
+    model: torch.nn.Module, average: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> tuple[int, float]:
     if not CHECKPOINT.exists():
-        if warm:
-            stored = SanaVideoTransformer3DModel.from_pretrained(MODEL / "transformer").state_dict()
-            model.load_state_dict(stored)
-            average.load_state_dict(stored)
         return 0, 0.0
     state = torch.load(CHECKPOINT, weights_only=True)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
     return state["step"], state["seconds"]
 
 
 def _save(
-    model: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+    model: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step: int,
+    seconds: float,
 ) -> None:
     CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
     partial = CHECKPOINT.with_suffix(".tmp")
-    parts = {"model": model, "average": average, "optimizer": optimizer}
-    torch.save({**{k: v.state_dict() for k, v in parts.items()}, "step": step, "seconds": seconds}, partial)
+    models = {"model": model.state_dict(), "average": average.state_dict()}
+    kept = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save(models | {"optimizers": kept, "step": step, "seconds": seconds}, partial)
     partial.replace(CHECKPOINT)
 
 
@@ -245,15 +265,12 @@ def main() -> None:
     parser.add_argument("part", choices=["train", "export"])
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--limit", type=float, default=1e9, help="minutes of this run")
-    parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument(
-        "--warm", action="store_true", help="without a checkpoint, begin with the model folder's weights"
-    )
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     arguments = parser.parse_args()
     if arguments.part == "export":
         export()
     else:
-        train(arguments.minutes, arguments.rate, arguments.limit, arguments.warm)
+        train(arguments.minutes, arguments.rate, arguments.limit)
 
 
 if __name__ == "__main__":

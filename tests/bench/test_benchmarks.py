@@ -16,7 +16,9 @@ from bench.denoise import BareLoop, _differences, _figures, _pipeline
 from bench.scenes import Verdict, figures_of, list_prompts, mistaken
 from bench.stack import _environment, peak_memory_mib
 from bench.stages import _stage_figures
+from libs.families.diorama.positions import POSITION_CHANNELS
 from training.scenes import FAMILIES
+from training.transformer import CHANNELS
 
 MODEL = Path(__file__).parents[2] / "models" / "diorama"
 
@@ -37,8 +39,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vae").symlink_to(MODEL / "vae")
     torch.manual_seed(0)
     SanaVideoTransformer3DModel(
-        in_channels=110,
-        out_channels=48,
+        in_channels=2 * CHANNELS + 1 + POSITION_CHANNELS,
+        out_channels=CHANNELS,
         num_attention_heads=2,
         attention_head_dim=16,
         num_layers=1,

@@ -23,6 +23,7 @@ from training.scenes import render as render_scene
 from training.scenes import sample_spec
 
 SIZE = 64
+CHANNELS = transformer.CHANNELS
 CLIPS = (1, 2, 20)
 """Indices of the clips rendered; the last one is held out."""
 
@@ -62,11 +63,11 @@ def test_the_fitted_map_keeps_what_it_is_shown(fitted: AutoencoderDiorama) -> No
     spec = sample_spec(np.random.default_rng(77), "sea")
     video = autoencoder.to_tensor(render_scene(spec, 9, size=SIZE).frames)
     latents = fitted.encode(video)
-    assert latents.shape == (1, 48, 3, 4, 4)
+    assert latents.shape == (1, CHANNELS, 3, 4, 4)
     error = (fitted.decode_linear(latents) - video).var()
     assert float(error / video.var()) < 0.2
     gram = fitted.basis @ fitted.basis.T
-    torch.testing.assert_close(gram, torch.eye(48), atol=1e-4, rtol=0)
+    torch.testing.assert_close(gram, torch.eye(CHANNELS), atol=1e-4, rtol=0)
     assert (fitted.scale.diff() <= 0).all(), "strongest component first"
 
 
@@ -90,7 +91,7 @@ def test_the_decoder_learns_and_goes_on(fitted: AutoencoderDiorama, tmp_path: Pa
 def test_a_clip_holds_what_training_reads_and_is_rendered_once(clips: Path, fitted: AutoencoderDiorama) -> None:
     path = clips / "00001.npz"
     with np.load(path) as clip:
-        assert clip["latents"].shape == clip["still_latents"].shape == (48, 16, 4, 4)
+        assert clip["latents"].shape == clip["still_latents"].shape == (CHANNELS, 16, 4, 4)
         assert clip["frames64"].shape == (61, 64, 64, 3)
         assert clip["frames64"].std() > 5
         assert clip["sound"].shape == (2, 61 * 4000)
@@ -108,8 +109,8 @@ def test_a_clip_holds_what_training_reads_and_is_rendered_once(clips: Path, fitt
 def tiny() -> SanaVideoTransformer3DModel:
     torch.manual_seed(1)
     return SanaVideoTransformer3DModel(
-        in_channels=2 * 48 + 1 + POSITION_CHANNELS,
-        out_channels=48,
+        in_channels=2 * CHANNELS + 1 + POSITION_CHANNELS,
+        out_channels=CHANNELS,
         num_attention_heads=2,
         attention_head_dim=12,
         num_layers=1,
@@ -155,7 +156,7 @@ def test_the_flow_loss_falls(workplace: Path) -> None:
     """On one batch with the same noise each time, so that it falls for what was learnt and not by chance."""
     clips, model = transformer.load_clips(), tiny()
     latents, embeds, mask = transformer.draw_batch(clips, np.random.default_rng(0), 4)
-    assert (latents.shape, embeds.shape[0], mask.shape[0]) == ((4, 48, 4, 4, 4), 4, 4)
+    assert (latents.shape, embeds.shape[0], mask.shape[0]) == ((4, CHANNELS, 4, 4, 4), 4, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(20):
@@ -165,6 +166,15 @@ def test_the_flow_loss_falls(workplace: Path) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_windows_grow_longer_while_training_goes_on() -> None:
+    means = []
+    for spent in (0.0, 0.5, 1.0):
+        rng = np.random.default_rng(0)
+        means.append(np.mean([transformer.draw_length(rng, spent) for _ in range(400)]))
+    assert means == sorted(means)
+    assert means[2] > 2 * means[0]
 
 
 def test_training_keeps_its_state_and_exports_the_average(workplace: Path) -> None:

@@ -7,17 +7,13 @@ results agree to 1e-6). Cross attention has at most 128 keys, where the plain ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from libs.families.modular import Module
 
-__all__ = ["CrossAttention", "LinearAttention", "few_keys", "use_linear_attention", "use_quick_attention"]
+__all__ = ["CrossAttention", "LinearAttention", "use_quick_attention"]
 
 
 class LinearAttention:
@@ -48,10 +44,7 @@ class LinearAttention:
 
 
 class CrossAttention:
-    """Softmax attention over the few tokens of a text, written out.
-
-    Unlike `few_keys` it changes no setting of the process, so that transformers in other threads stay as they are.
-    """
+    """Softmax attention over the few tokens of a text, written out."""
 
     def __call__(
         self,
@@ -72,23 +65,10 @@ class CrossAttention:
 
 
 def use_quick_attention(transformer: Module) -> None:
-    """Both attentions of every block of a `SanaVideoTransformer3DModel`, for inference on a CPU."""
-    use_linear_attention(transformer)
-    for block in transformer.transformer_blocks:
-        block.attn2.set_processor(CrossAttention())
-
-
-def use_linear_attention(transformer: Module) -> None:
-    """Put it into every block of a `SanaVideoTransformer3DModel`; weights and their names stay as they are."""
+    """Put both into every block of a `SanaVideoTransformer3DModel`; weights and their names stay as they are."""
     for block in transformer.transformer_blocks:
         block.attn1.set_processor(LinearAttention())
-
-
-@contextmanager
-def few_keys() -> Iterator[None]:
-    """Within it, attention over few keys takes the quickest way on a CPU."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+        block.attn2.set_processor(CrossAttention())
 
 
 def _heads(states: Tensor, heads: int) -> Tensor:

@@ -36,7 +36,7 @@ class AutoencoderDiorama(ModelMixin, ConfigMixin):
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
-        self, latent_channels: int = 48, latent_width: int = 128, detail_width: int = 64, depth: int = 3
+        self, latent_channels: int = 16, latent_width: int = 128, detail_width: int = 64, depth: int = 3
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.zeros(PATCH_VALUES))
@@ -75,5 +75,6 @@ class AutoencoderDiorama(ModelMixin, ConfigMixin):
         return join_first_frame(unpatchify(self._decode_patches(latents)))
 
     def _decode_patches(self, latents: Tensor) -> Tensor:
-        coefficients = latents.permute(0, 2, 3, 4, 1) * self.scale
-        return coefficients @ self.basis + self.mean
+        with torch.autocast(latents.device.type, enabled=False):  # in training, the residual must not mend rounding
+            coefficients = latents.float().permute(0, 2, 3, 4, 1) * self.scale
+            return coefficients @ self.basis + self.mean

@@ -12,6 +12,7 @@ from torch import nn
 
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.modular import Module
 from libs.families.sounding import SoundPipeline
 
@@ -47,6 +48,7 @@ def load_transformer(model_dir: Path) -> nn.Module:
     """With attention that is quicker on a CPU and equal to diffusers' own but for the last bits."""
     transformer: nn.Module = _frozen(SanaVideoTransformer3DModel, model_dir, "transformer")
     use_quick_attention(transformer)
+    use_quick_feed_forward(transformer)
     return transformer
 
 
