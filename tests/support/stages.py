@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from soundstage.artifact.v1 import artifact_pb2
 from soundstage.audio.v1 import audio_pb2, audio_pb2_grpc
 from soundstage.denoiser.v1 import denoiser_pb2, denoiser_pb2_grpc
@@ -107,6 +109,12 @@ class _Encoder(encoder_pb2_grpc.EncoderServiceServicer):
 
     async def Stop(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         return encoder_pb2.StopResponse(at_work=stop_stage(request.attempt))
+
+    async def Embed(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Directions that mean nothing, the same for the same text."""
+        rows = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(384) for text in request.texts]
+        embeddings = [encoder_pb2.Embedding(values=row / np.linalg.norm(row)) for row in rows]
+        return encoder_pb2.EmbedResponse(embeddings=embeddings)
 
 
 @dataclass

