@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+
+from libs.families.quiet import quieten
 
 __all__ = ["SentenceEmbedder"]
 
@@ -24,7 +25,7 @@ class SentenceEmbedder:
     """Thread-safe: the model is only read, and the tokenizer, which keeps settings between calls, has a lock."""
 
     def __init__(self) -> None:
-        _quieten()
+        quieten(transformers_logging)
         path = get_model_path()
         self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self._model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
@@ -47,12 +48,3 @@ class SentenceEmbedder:
         mean = (self._model(**tokens).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
         embedded: NDArray[np.float32] = functional.normalize(mean, dim=1).numpy()
         return embedded
-
-
-def _quieten() -> None:
-    """A service's stderr is JSON lines: errors of the library go to the process's own handlers, its bars nowhere."""
-    logging: Any = transformers_logging
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    logging.disable_default_handler()
-    logging.enable_propagation()

@@ -14,6 +14,7 @@ from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.autoencoder import AutoencoderDiorama
 from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.modular import Module
+from libs.families.quiet import quieten
 from libs.families.sounding import SoundPipeline
 
 __all__ = ["frames_made", "load_for_decode", "load_for_denoise", "load_for_encode", "load_sound", "load_transformer"]
@@ -24,7 +25,7 @@ def load_for_encode(model_dir: Path) -> dict[str, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    _quieten(transformers_logging)
+    quieten(transformers_logging)
     text = get_model_path()
     return {
         "tokenizer": AutoTokenizer.from_pretrained(text, local_files_only=True),
@@ -69,16 +70,8 @@ def _load_vae(model_dir: Path) -> AutoencoderDiorama:
     return vae
 
 
-def _quieten(logging: Module) -> None:
-    """A service's stderr is JSON lines: a library's errors go to the process's own handlers, its bars nowhere."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    logging.disable_default_handler()
-    logging.enable_propagation()
-
-
 def _frozen(kind: Module, model_dir: Path, subfolder: str) -> Module:
-    _quieten(diffusers_logging)
+    quieten(diffusers_logging)
     # low_cpu_mem_usage would need the `accelerate` package; these models are small.
     model = kind.from_pretrained(
         model_dir, subfolder=subfolder, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
