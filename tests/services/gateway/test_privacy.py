@@ -51,7 +51,7 @@ async def test_no_log_of_a_run_holds_a_prompt(
         for spec in ({"prompt": f"{MARKER} porn"}, {"prompt": PROMPT, "width": 17}, {"prompt": MARKER * 200}):
             request = pb.CreateVideoRequest(spec=pb.VideoSpec(**spec))
             assert isinstance(await refused(scene.stub.CreateVideo(request, timeout=60)), InvalidRequest)
-        await refused(scene.stub.AnalyzePrompt(pb.AnalyzePromptRequest(prompt=PROMPT), timeout=60))
+        await scene.stub.AnalyzePrompt(pb.AnalyzePromptRequest(prompt=PROMPT), timeout=60)
         await _break_the_tables(scene)
         await refused(scene.stub.CreateVideo(pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT)), timeout=60))
     said = logged.getvalue()
