@@ -33,6 +33,7 @@ from deploy.local.ports import free_ports
 from deploy.local.processes import Process, start, stop, tail
 from libs.artifacts import FolderStore, get_tensors, put_tensors, ref_from_proto, ref_to_proto
 from libs.families import load_denoise, load_encode, use_threads
+from libs.families.diorama.denoising import GUIDED_FROM
 from libs.families.diorama.positions import position_channels
 from libs.families.table import family_named
 from libs.serving import open_channel
@@ -96,10 +97,13 @@ class BareLoop:
         condition = torch.cat([text_only, position_channels(*shape[2:])[None]], dim=1)
         self._scheduler.set_timesteps(self._steps)
         for t in self._scheduler.timesteps:
-            positive, negative = predictions(torch.cat([latents, condition], dim=1), t).split(1)
-            clean = negative + GUIDANCE * (positive - negative)
-            velocity = (latents - clean) / (t / 1000)
-            latents = self._scheduler.step(velocity, t, latents, return_dict=False)[0]
+            x, sigma = torch.cat([latents, condition], dim=1), t / 1000
+            if sigma >= GUIDED_FROM:
+                positive, negative = predictions(x, t).split(1)
+                clean = negative + GUIDANCE * (positive - negative)
+            else:
+                clean = self._clean(x, t, slice(0, 1))
+            latents = self._scheduler.step((latents - clean) / sigma, t, latents, return_dict=False)[0]
         return latents.numpy()
 
     def _clean(self, x: torch.Tensor, t: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -34,7 +34,7 @@ MODEL = Path("models/diorama")
 CHECKPOINT = Path("training/cache/transformer.pt")
 CHANNELS = LATENT_CHANNELS
 LATENT_FRAMES_A_BATCH = 32
-WINDOWS = ((1, 0.55, 0.06), (4, 0.25, 0.20), (8, 0.12, 0.28), (16, 0.08, 0.46))
+WINDOWS = ((1, 0.55, 0.05), (4, 0.25, 0.10), (8, 0.12, 0.25), (16, 0.08, 0.60))
 """(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
 FIRST_FRAME_SHARE = 0.25
