@@ -48,6 +48,8 @@ def open_channel(
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # By default all calls go to the first address that the name has: one replica of many.
+        ("grpc.lb_policy_name", "round_robin"),
         ("grpc.enable_retries", int(retries)),
         *([("grpc.service_config", json.dumps(_SERVICE_CONFIG))] if retries else []),
     ]

@@ -139,6 +139,8 @@ def _server(
             # Finds callers that vanished without a word, so that their work stops.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
+            # Callers look for new replicas only when a connection ends. Calls in flight go on on the old one.
+            ("grpc.max_connection_age_ms", 300_000),
         ],
         maximum_concurrent_rpcs=settings.max_concurrent_calls,
     )

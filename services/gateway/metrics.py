@@ -25,3 +25,11 @@ COLLECTED_BYTES = Counter("soundstage_gateway_collected_bytes_total", "Bytes del
 SWEPT = Counter(
     "soundstage_gateway_swept_videos_total", "Videos that the sweeper had to set right, by what it did.", ["action"]
 )
+_LANE = ["model", "priority"]
+QUEUED = Gauge("soundstage_gateway_queued_videos", "Videos that wait for a place. The same from each worker.", _LANE)
+AT_WORK = Gauge("soundstage_gateway_at_work_videos", "Videos that have a place. The same from each worker.", _LANE)
+OLDEST_QUEUED = Gauge("soundstage_gateway_oldest_queued_seconds", "How long a video has waited at most.", _LANE)
+WANTED_REPLICAS = Gauge(
+    "soundstage_gateway_wanted_replicas", "Videos that should be at work and still need denoising.", ["model"]
+)
+WANTED_PLACES = Gauge("soundstage_gateway_wanted_places", "Videos that should be at work.", ["model"])

@@ -160,6 +160,15 @@ class GatewaySettings(ServiceSettings):
     sweep_quiet_seconds: float = Field(default=10.0, gt=0)
     """Only videos to which nothing happened for this long are looked at."""
 
+    demand_every_seconds: float = Field(default=15.0, ge=0)
+    """How often a worker reads what the queue asks for into its metrics; 0 for never."""
+
+    demand_clear_seconds: float = Field(default=60.0, gt=0)
+    """What is queued should have begun within this time: the more of it, the fewer replicas are asked for."""
+
+    demand_seconds_per_unit: float = Field(default=10.0, gt=0)
+    """Seconds of denoising for 1e8 picture elements times steps, as long as none were measured on the model."""
+
     @property
     def tells_callers_apart(self) -> bool:
         return self.api_keys or bool(self.oidc_issuer)

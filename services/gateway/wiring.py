@@ -28,6 +28,7 @@ from services.gateway.collectable import Collectable
 from services.gateway.collector import Collector
 from services.gateway.concepts import Bank, Concepts
 from services.gateway.database import Database
+from services.gateway.demand import Demand
 from services.gateway.dispatcher import Dispatcher
 from services.gateway.door import Door, GuardedDoor, OpenDoor
 from services.gateway.embeddings import Embedder, GrpcEmbedder, NoEmbedder
@@ -88,6 +89,7 @@ class Gateway:
             await self._start_worker(client, dispatcher)
             self._start_sweeper()
             self._start_collector()
+            self._start_demand()
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -202,6 +204,12 @@ class Gateway:
             collector = Collector(Collectable(self._database), open_artifacts(settings), retention_of(settings))
             collecting = collector.run(settings.collect_every_seconds, settings.collect_orphans_every_seconds)
             self._in_background(collecting)
+
+    def _start_demand(self) -> None:
+        settings = self._settings
+        if settings.demand_every_seconds > 0:
+            demand = Demand(self._database, settings.demand_clear_seconds, settings.demand_seconds_per_unit)
+            self._in_background(demand.run(settings.demand_every_seconds))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Until the process stops. If the work ends by itself, the process does: half a gateway is worse than none."""

@@ -1,0 +1,58 @@
+{{/* Components of the pools, as a list: triton-default, … */}}
+{{- define "soundstage.tritonComponents" -}}
+{{- $names := list -}}
+{{- if .Values.triton.enabled -}}
+{{- range .Values.triton.pools }}{{ $names = append $names (printf "triton-%s" .name) }}{{ end -}}
+{{- end -}}
+{{- toYaml $names -}}
+{{- end -}}
+
+{{/* The containers of a pool. Arguments: root, pool. */}}
+{{- define "soundstage.tritonContainer" -}}
+{{- $triton := .root.Values.triton -}}
+name: triton
+image: {{ $triton.image }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- include "soundstage.containerSecurity" . | nindent 0 }}
+command: [tritonserver]
+args:
+  - --model-repository=/repository
+  - --model-control-mode=explicit
+  - --load-model=*
+  - --disable-auto-complete-config
+  - --strict-readiness=true
+  - --exit-timeout-secs={{ $triton.exitTimeoutSeconds }}
+  - --grpc-port=8001
+  - --http-port=8000
+  - --metrics-port=8002
+ports:
+  - {name: grpc, containerPort: 8001}
+  - {name: http, containerPort: 8000}
+  - {name: metrics, containerPort: 8002}
+env:
+  - {name: HOME, value: /tmp}
+startupProbe:
+  httpGet: {path: /v2/health/ready, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: {{ max 1 (div (add $triton.startupSeconds 9) 10) }}
+readinessProbe:
+  httpGet: {path: /v2/health/ready, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 2
+livenessProbe:
+  httpGet: {path: /v2/health/live, port: http}
+  periodSeconds: 20
+  timeoutSeconds: 10
+  failureThreshold: 3
+lifecycle:
+  preStop:
+    sleep: {seconds: 10}
+resources:
+  {{- toYaml .pool.resources | nindent 2 }}
+volumeMounts:
+  - {name: repository, mountPath: /repository, readOnly: true}
+  - {name: tmp, mountPath: /tmp}
+  - {name: shm, mountPath: /dev/shm}
+{{- end -}}

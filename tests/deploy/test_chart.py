@@ -1,0 +1,292 @@
+"""The chart is well-formed for Kubernetes, whatever is switched on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tests.deploy.kinds import VERSIONS, problems
+from tests.deploy.rendering import (
+    CHART,
+    COMPONENTS,
+    OUTSIDE,
+    POOLS,
+    TOGGLES,
+    VALUE_FILES,
+    Manifest,
+    all_renderings,
+    combination,
+    merged,
+    of_kind,
+    pairs,
+    pod_of,
+    pods,
+    render,
+    run_helm,
+)
+from tools.chart_schema import SCHEMA, settings_class, text, with_settings
+
+IMMUTABLE = {
+    "Deployment": ("selector",),
+    "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
+    "Service": ("clusterIP",),
+}
+SECRET_VALUES = {"DATABASE_URL": "postgresql://user:password@host/database"}
+CERTIFICATES = "/etc/soundstage/"
+
+
+@pytest.mark.parametrize("files", VALUE_FILES.values(), ids=list(VALUE_FILES))
+def test_helm_lints_every_value_file(files: tuple[str, ...]) -> None:
+    options = [option for file in files for option in ("--values", str(CHART / file))]
+    assert "0 chart(s) failed" in run_helm("lint", "--strict", "--skip-schema-validation=false", str(CHART), *options)
+
+
+def test_every_two_choices_meet_in_the_matrix() -> None:
+    assert len(pairs()) >= 12
+    for toggle, choices in TOGGLES.items():
+        assert {choice[toggle] for choice in pairs()} == set(choices)
+
+
+def test_kubernetes_takes_everything() -> None:
+    found = {
+        (name, version, problem)
+        for name, manifests in all_renderings().items()
+        for version in VERSIONS
+        for manifest in manifests
+        for problem in problems(manifest, version)
+    }
+    assert found == set()
+
+
+def test_the_validation_sees_mistakes() -> None:
+    deployment = copy.deepcopy(of_kind(render(*VALUE_FILES["gpu"]), "Deployment")[0])
+    deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
+    assert [problems(deployment, version) != [] for version in VERSIONS] == [True] * 3
+    scaled = copy.deepcopy(of_kind(render(*VALUE_FILES["gpu"]), "ScaledObject")[0])
+    scaled["spec"]["coolDownPeriod"] = 3
+    assert problems(scaled, "1.37") != []
+    assert problems({**deployment, "apiVersion": "apps/v1beta1"}, "1.37") != []
+    assert problems({**deployment, "kind": "Deploymint"}, "1.37") != []
+
+
+def test_no_name_is_taken_twice() -> None:
+    for name, manifests in all_renderings().items():
+        names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
+        assert len(names) == len(set(names)), name
+
+
+def test_secrets_are_only_referred_to() -> None:
+    for name, manifests in all_renderings().items():
+        assert of_kind(manifests, "Secret") == [], name
+        for container in containers(manifests):
+            plain = [variable["name"] for variable in container.get("env", []) if "value" in variable]
+            assert [one for one in plain if "PASSWORD" in one or "SECRET" in one or one.endswith("_URL_KEY")] == []
+            assert not any(one.endswith(("DATABASE_URL", "ACCESS_KEY")) for one in plain), name
+
+
+def test_upgrades_change_nothing_that_cannot_change() -> None:
+    """From any of the renderings to any other one: what is immutable depends on no switch, only on names."""
+    seen: dict[tuple[str, str], Any] = {}
+    for name, manifests in all_renderings().items():
+        for manifest in of_kind(manifests, *IMMUTABLE):
+            fixed = {field: manifest["spec"].get(field) for field in IMMUTABLE[manifest["kind"]]}
+            key = (manifest["kind"], manifest["metadata"]["name"])
+            assert seen.setdefault(key, fixed) == fixed, (name, key)
+    labels = {"app.kubernetes.io/name": "soundstage", "app.kubernetes.io/instance": "soundstage"}
+    for (kind, name), fixed in seen.items():
+        if kind == "Deployment":
+            component = name.removeprefix("soundstage-")
+            assert fixed["selector"] == {"matchLabels": {**labels, "app.kubernetes.io/component": component}}
+
+
+def test_a_new_version_of_the_chart_leaves_selectors_alone() -> None:
+    """Versions stand in labels, never in what selects."""
+    for manifest in of_kind(render(*VALUE_FILES["dev"]), "Deployment", "StatefulSet", "Service", "NetworkPolicy"):
+        assert "0.1.0" not in str(manifest["spec"].get("selector")) + str(manifest["spec"].get("podSelector"))
+
+
+def test_pods_are_restricted() -> None:
+    """What the restricted Pod Security Standard asks for, and a read-only root, no token, bounded memory."""
+    for name, manifests in all_renderings().items():
+        for manifest in manifests:
+            pod = pod_of(manifest)
+            if pod is None:
+                continue
+            spec, where = pod["spec"], (name, manifest["metadata"]["name"])
+            security = spec["securityContext"]
+            assert security["runAsNonRoot"] is True, where
+            assert security["runAsUser"] >= 999, where
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}, where
+            assert spec["automountServiceAccountToken"] is False, where
+            assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(spec), where
+            assert {*(kind for volume in spec["volumes"] for kind in volume)} <= {
+                "name",
+                "emptyDir",
+                "secret",
+                "persistentVolumeClaim",
+            }, where
+            for container in spec["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "runAsNonRoot": True,
+                    "capabilities": {"drop": ["ALL"]},
+                }, where
+                assert "memory" in container["resources"]["limits"], where
+                assert not any("hostPort" in port for port in container.get("ports", [])), where
+                assert ":latest" not in container["image"], where
+                assert ":" in container["image"], where
+
+
+def test_pods_end_after_the_grace_and_what_comes_around_it() -> None:
+    for manifests in all_renderings().values():
+        for component, pod in pods(manifests).items():
+            if component not in COMPONENTS:
+                continue
+            (container,) = pod["spec"]["containers"]
+            wait = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            grace = next(int(one["value"]) for one in container["env"] if one["name"].endswith("GRACE_SECONDS"))
+            assert pod["spec"]["terminationGracePeriodSeconds"] >= wait + grace + 15
+
+
+def test_every_environment_is_what_the_services_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each container's variables are fields of its service's real settings, and these take them."""
+    seen = set()
+    for name, manifests in all_renderings().items():
+        for component, pod in pods(manifests).items():
+            if component in COMPONENTS:
+                seen.add(component)
+                check_environment(component, pod, monkeypatch, name)
+    assert seen == set(COMPONENTS)
+
+
+def check_environment(component: str, pod: Manifest, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    (container,) = pod["spec"]["containers"]
+    service = container["image"].partition(":")[0].rpartition("/")[2]
+    settings, prefix = settings_class(service), f"SOUNDSTAGE_{service.upper()}_"
+    with monkeypatch.context() as patch:
+        for variable in container["env"]:
+            field = variable["name"].removeprefix(prefix)
+            assert field.lower() in settings.model_fields, (where, component, variable["name"])
+            patch.setenv(variable["name"], variable.get("value", SECRET_VALUES.get(field, "a-secret")))
+        loaded = settings()
+    assert (loaded.host, loaded.grpc_port, loaded.metrics_port) == ("0.0.0.0", 50051, 9090), where
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    files = [variable["value"] for variable in container["env"] if variable.get("value", "").startswith(CERTIFICATES)]
+    assert all(file.rpartition("/")[0] in mounted for file in files), where
+    probe = container["readinessProbe"]
+    assert ("exec" in probe) == (loaded.tls is not None), where
+    assert probe.get("grpc", {"port": 50051}) == {"port": 50051}, where
+
+
+def test_a_setting_with_a_wrong_value_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the test above can fail."""
+    monkeypatch.setenv("SOUNDSTAGE_DENOISER_GRPC_PORT", "many")
+    with pytest.raises(ValidationError):
+        settings_class("denoiser")()
+
+
+def test_free_settings_reach_the_service() -> None:
+    values = merged(OUTSIDE, {"gatewayApi": {"settings": {"url_seconds": 600, "safety": "none"}}})
+    values = merged(values, {"encoder": {"settings": {"warm_models": ["diorama"]}}})
+    found = pods(render(values=values))
+    (api,), (encoder,) = found["gateway-api"]["spec"]["containers"], found["encoder"]["spec"]["containers"]
+    assert {"name": "SOUNDSTAGE_GATEWAY_URL_SECONDS", "value": "600"} in api["env"]
+    assert {"name": "SOUNDSTAGE_GATEWAY_SAFETY", "value": "none"} in api["env"]
+    assert {"name": "SOUNDSTAGE_ENCODER_WARM_MODELS", "value": '["diorama"]'} in encoder["env"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown key": ({"denoizer": {}}, "denoizer"),
+    "an unknown key below": ({"denoiser": {"replica": 1}}, "replica"),
+    "an unknown setting": ({"denoiser": {"settings": {"max_videos": 1}}}, "max_videos"),
+    "a setting out of range": ({"gatewayApi": {"settings": {"url_seconds": 5}}}, "url_seconds"),
+    "a setting that the chart says": ({"denoiser": {"settings": {"grpc_port": 1}}}, "grpc_port"),
+    "a service's setting elsewhere": ({"muxer": {"settings": {"max_active_videos": 1}}}, "max_active_videos"),
+    "a wrong type": ({"denoiser": {"replicas": "two"}}, "replicas"),
+    "an unknown mode": ({"autoscaling": {"mode": "magic"}}, "autoscaling/mode"),
+    "a password": ({"postgresql": {"password": "secret"}}, "password"),
+    "no name of a secret": ({"s3": {"existingSecret": {"name": ""}}}, "existingSecret/name"),
+    "a model with a quote": ({"triton": {"pools": [{**POOLS[0], "models": ["a'b"]}]}}, "models"),
+    "an open gateway": ({"auth": {"apiKeys": False}}, "oidc/issuer"),
+    "tokens for anybody": ({"auth": {"oidc": {"issuer": "https://id.example"}}}, "audience"),
+    "TLS without names": ({"tls": {"public": {"enabled": True}}}, "dnsNames"),
+    "our variables by the back door": ({"denoiser": {"extraEnv": [{"name": "SOUNDSTAGE_DENOISER_X"}]}}, "extraEnv"),
+    "no issuer": ({"tls": {"internal": {"enabled": True}}}, "issuerRef.name"),
+    "no secret": ({"tls": {"internal": {"enabled": True, "certManager": {"enabled": False}}}}, "existingSecrets"),
+    "no store": ({"s3": {"endpoint": ""}}, "s3.endpoint"),
+    "no Temporal": ({"temporal": {"address": ""}}, "temporal.address"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_wrong_values_are_refused(what: str) -> None:
+    values, word = REFUSED[what]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render(values=merged(OUTSIDE, values))
+    assert word in caught.value.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "api"),
+    [
+        (TOGGLES["scaling"]["keda"], "keda.sh/v1alpha1"),
+        (TOGGLES["tls inside"]["cert-manager"], "cert-manager.io/v1"),
+        (TOGGLES["tls outside"]["cert-manager"], "cert-manager.io/v1"),
+        (TOGGLES["monitoring"]["all"], "monitoring.coreos.com/v1"),
+    ],
+)
+def test_what_the_cluster_lacks_is_said(values: dict[str, Any], api: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render(values=merged(OUTSIDE, values), apis=())
+    assert api in caught.value.stderr
+    assert "instead" in caught.value.stderr or "or " in caught.value.stderr
+
+
+def test_the_schema_knows_the_settings_of_today() -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    assert text(with_settings(schema)) == SCHEMA.read_text(encoding="utf-8"), "run: python -m tools.chart_schema"
+
+
+def test_scaled_deployments_name_no_replicas() -> None:
+    """A release would set them back to the number in the chart with each upgrade."""
+    for manifests in all_renderings().values():
+        scalers = of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject")
+        scaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in scalers}
+        for deployment in of_kind(manifests, "Deployment"):
+            assert ("replicas" in deployment["spec"]) == (deployment["metadata"]["name"] not in scaled)
+
+
+def test_one_disruption_budget_a_component() -> None:
+    manifests = render(*VALUE_FILES["large"])
+    selected = [budget["spec"]["selector"] for budget in of_kind(manifests, "PodDisruptionBudget")]
+    assert sorted(map(str, selected)) == sorted(
+        str(one["spec"]["selector"]) for one in of_kind(manifests, "Deployment")
+    )
+
+
+def test_every_service_has_its_templates() -> None:
+    for component in COMPONENTS:
+        folder = CHART / "templates" / component
+        files = {path.name for path in folder.glob("*.yaml")}
+        assert {"deployment.yaml", "service.yaml", "networkpolicy.yaml", "poddisruptionbudget.yaml"} <= files
+        assert "autoscaler.yaml" in files
+
+
+def containers(manifests: list[Manifest]) -> Iterator[Manifest]:
+    for manifest in manifests:
+        if pod := pod_of(manifest):
+            yield from pod["spec"]["containers"]
+
+
+def test_the_notes_tell_what_comes_next() -> None:
+    notes = (CHART / "templates/NOTES.txt").read_text(encoding="utf-8")
+    assert "helm test" in notes
+    assert "services.gateway.admin" in notes
+    assert combination(pairs()[0])
