@@ -12,7 +12,7 @@ OUT ?= video.mp4
 .DEFAULT_GOAL := help
 # proto-check rewrites files that the other checks read.
 .NOTPARALLEL:
-.PHONY: help setup video up down status run fmt lint types imports test test-unit test-e2e test-gpu proto proto-lint \
+.PHONY: help setup video up down status run fmt lint types imports test test-unit test-e2e test-extras test-gpu proto proto-lint \
 	proto-check proto-breaking ci bench crash-matrix histories train gallery lock clean
 
 help: ## This list
@@ -76,6 +76,9 @@ test-unit: $(READY) ## The quick tests
 
 test-e2e: $(READY) ## The tests that start every service and make videos
 	@$(BIN)/pytest -q -m e2e
+
+test-extras: $(READY) ## Start each service with only its own extra installed, as in its image: minutes and gigabytes; SERVICE=one
+	@$(BIN)/python -m tools.extras $(SERVICE)
 
 test-gpu: $(READY) ## The tests that need a GPU
 	@$(BIN)/pytest -q -m gpu

@@ -1,0 +1,153 @@
+"""Dashboards and alerts ask for metrics that the services really export, with labels that these really have."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from libs.serving.interceptors import RedMetrics
+from services.gateway.attempts import INNOCENT
+from tests.deploy.rendering import CHART, VALUE_FILES, of_kind, render
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNBOOKS = ROOT / "docs/runbooks"
+RULES = CHART / "files/rules/soundstage.yaml"
+DASHBOARDS = sorted((CHART / "files/dashboards").glob("*.json"))
+OF_THE_SCRAPE = {"job", "namespace", "pod", "instance", "service", "container", "endpoint"}
+OTHERS = {
+    # Triton 24.10, seen on its own port (docs of the design, components); KEDA 2.20's documentation.
+    "nv_inference_pending_request_count": {"model", "version"},
+    "nv_inference_count": {"model", "version"},
+    "nv_inference_exec_count": {"model", "version"},
+    "keda_scaler_detail_errors_total": {"scaledObject", "scaler", "triggerIndex", "metric", "type"},
+    "process_resident_memory_bytes": set[str](),
+}
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+@cache
+def exported() -> dict[str, set[str]]:
+    """Name of a series -> its labels, from the registries of the five services."""
+    registries = [CollectorRegistry() for _ in range(5)]
+    RedMetrics.of(registries[0])
+    for registry, service in zip(registries[1:], ("encoder", "denoiser", "audio", "muxer"), strict=True):
+        getattr(importlib.import_module(f"services.{service}.metrics"), f"{service.capitalize()}Metrics")(registry)
+    importlib.import_module("services.gateway.metrics")
+    found: dict[str, set[str]] = {}
+    for registry in (*registries, REGISTRY):
+        for collector in registry._collector_to_names:
+            if isinstance(collector, MetricWrapperBase):
+                for suffix in SUFFIXES[collector._type]:
+                    labels = {*collector._labelnames, *({"le"} if suffix == "_bucket" else ())}
+                    found[collector._name + suffix] = labels
+    return found
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    for rule in rules():
+        yield rule.get("alert") or rule["record"], rule["expr"]
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            yield from ((f"{path.stem}: {panel['title']}", target["expr"]) for target in panel["targets"])
+
+
+def known() -> dict[str, set[str]]:
+    recorded = {rule["record"]: set[str]() for rule in rules() if "record" in rule}
+    return {**exported(), **OTHERS, **recorded}
+
+
+@pytest.mark.parametrize(("where", "query"), list(queries()), ids=lambda value: str(value)[:40])
+def test_every_query_asks_for_what_is_exported(where: str, query: str) -> None:
+    assert unknown(query) == []
+
+
+def unknown(query: str) -> list[str]:
+    """What a query asks for that nobody exports: names, labels it picks by, labels it groups by."""
+    selectors: list[Any] = []
+    groups: list[str] = []
+
+    def visit(node: Any) -> bool:
+        if isinstance(node, promql_parser.VectorSelector):
+            selectors.append(node)
+        if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
+            groups.extend(node.modifier.labels)
+        return True
+
+    promql_parser.walk(promql_parser.parse(query), visit)
+    series = known()
+    wrong = [one.name for one in selectors if one.name not in series]
+    for one in selectors:
+        has = series.get(one.name, set()) | OF_THE_SCRAPE
+        wrong += [f"{one.name}{{{matcher.name}}}" for matcher in one.matchers.matchers if matcher.name not in has]
+    anywhere = OF_THE_SCRAPE.union(*(series.get(one.name, set()) for one in selectors))
+    return wrong + [f"by {label}" for label in groups if label not in anywhere]
+
+
+def test_the_check_sees_mistakes() -> None:
+    assert unknown("soundstage_gateway_videos_total") == ["soundstage_gateway_videos_total"]
+    assert unknown('soundstage_gateway_videos_ended_total{stage="x"}') == [
+        "soundstage_gateway_videos_ended_total{stage}"
+    ]
+    assert unknown("sum by (tenant) (soundstage_gateway_queued_videos)") == ["by tenant"]
+    with pytest.raises(ValueError, match="unclosed"):
+        unknown("sum(")
+
+
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
+    pages = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
+    assert {alert["alert"] for alert in alerts()} == pages
+    for alert in alerts():
+        assert alert["annotations"]["runbook_url"] == f"RUNBOOKS/{alert['alert']}.md"
+    index = (RUNBOOKS / "README.md").read_text()
+    for page in pages:
+        text = (RUNBOOKS / f"{page}.md").read_text()
+        assert [heading for heading in ("## Impact", "## Look", "## Do") if heading not in text] == [], page
+        assert f"({page}.md)" in index
+
+
+def test_burn_rates_are_those_of_the_objective() -> None:
+    """Two windows each, 14.4, 6, 3 and 1 times the budget."""
+    budgets = {"videos-failed": 0.01, "calls-failed": 0.001}
+    factors = {"1h": 14.4, "6h": 6, "1d": 3, "3d": 1}
+    burning = [alert for alert in alerts() if "slo" in alert["labels"]]
+    assert len(burning) == len(budgets) * len(factors)
+    for alert in burning:
+        limits = {float(number) for number in re.findall(r"> ([0-9.]+)", alert["expr"])}
+        expected = budgets[alert["labels"]["slo"]] * factors[alert["labels"]["window"]]
+        assert [pytest.approx(expected)] == list(limits)
+        assert f"ratio_rate{alert['labels']['window']} " in alert["expr"]
+
+
+def test_attempts_that_are_nobodys_fault_raise_no_alert() -> None:
+    (alert,) = (alert for alert in alerts() if alert["alert"] == "SoundstageStageFails")
+    (outcomes,) = re.findall(r'outcome!~"([A-Z_|]+)"', alert["expr"])
+    assert set(outcomes.split("|")) == INNOCENT
+
+
+def test_dashboards_and_rules_are_rendered_whole() -> None:
+    manifests = render(*VALUE_FILES["gpu"])
+    (rule,) = of_kind(manifests, "PrometheusRule")
+    assert "RUNBOOKS" not in str(rule)
+    assert len(rule["spec"]["groups"]) == len(yaml.safe_load(RULES.read_text())["groups"])
+    boards = [json.loads(*board["data"].values()) for board in of_kind(manifests, "ConfigMap")]
+    assert {board["uid"] for board in boards} == {f"soundstage-{path.stem}" for path in DASHBOARDS}
+    assert len(boards) >= 3
