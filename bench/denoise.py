@@ -72,7 +72,7 @@ class BareLoop:
     """The loop as one would write it in a script: torch and the scheduler, nothing else."""
 
     def __init__(self, model_dir: Path, conditioning: Tensors, steps: int, seed: int) -> None:
-        self.transformer = family_named(FAMILY).load_transformer(model_dir)
+        self.transformer = family_named(FAMILY).transformers["transformer"](model_dir)
         self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model_dir, subfolder="scheduler")
         self._channels: int = self.transformer.config.out_channels  # type: ignore[union-attr, assignment]
         tensors = {name: torch.from_numpy(tensor) for name, tensor in conditioning.items()}

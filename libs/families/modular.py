@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, InputParam, OutputParam
 
 __all__ = [
+    "AutoPipelineBlocks",
     "BlockState",
+    "ClassifierFreeGuidance",
     "ComponentSpec",
     "Components",
     "InputParam",
@@ -16,6 +18,7 @@ __all__ = [
     "Module",
     "OutputParam",
     "PipelineState",
+    "SchedulerMixin",
     "SequentialPipelineBlocks",
     "WanDenoiseLoopWrapper",
 ]
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
         model_name: ClassVar[str]
 
         @property
+        def expected_components(self) -> list[ComponentSpec]: ...
+        @property
+        def expected_configs(self) -> list[Any]: ...
+        @property
         def inputs(self) -> list[InputParam]: ...
         @property
         def intermediate_outputs(self) -> list[OutputParam]: ...
@@ -48,10 +55,35 @@ if TYPE_CHECKING:
 
         def init_pipeline(self) -> Components: ...
 
+        def get_execution_blocks(self, **inputs: object) -> ModularPipelineBlocks: ...
+
+    class AutoPipelineBlocks(ModularPipelineBlocks):
+        block_classes: ClassVar[Sequence[type[Any]]]
+        block_names: ClassVar[Sequence[str]]
+        block_trigger_inputs: ClassVar[Sequence[str | None]]
+
+    class ClassifierFreeGuidance:
+        def __init__(self, guidance_scale: float) -> None: ...
+        @property
+        def num_conditions(self) -> int: ...
+        def prepare_inputs(self, data: dict[str, Any]) -> list[BlockState]: ...
+        def prepare_inputs_from_block_state(
+            self, data: BlockState, input_fields: dict[str, Any]
+        ) -> list[BlockState]: ...
+        def forward(self, pred_cond: Any, pred_uncond: Any = None) -> Any: ...  # noqa: ANN401
+
+    class SchedulerMixin: ...
+
     class WanDenoiseLoopWrapper(ModularPipelineBlocks):
         block_classes: ClassVar[Sequence[type[Any]]]
         block_names: ClassVar[Sequence[str]]
 
 else:
-    from diffusers.modular_pipelines.modular_pipeline import ModularPipelineBlocks, SequentialPipelineBlocks
+    from diffusers.guiders import ClassifierFreeGuidance
+    from diffusers.modular_pipelines.modular_pipeline import (
+        AutoPipelineBlocks,
+        ModularPipelineBlocks,
+        SequentialPipelineBlocks,
+    )
     from diffusers.modular_pipelines.wan.denoise import WanDenoiseLoopWrapper
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin

@@ -1,7 +1,7 @@
 """The stages as callables: one thin shell over a family's Modular Diffusers blocks each.
 
-All run in float32 under ``torch.inference_mode`` and may be called from several threads at once: a call builds its own
-diffusers pipeline around the shared weights (milliseconds), because schedulers keep the state of one run.
+All run under ``torch.inference_mode`` and may be called from several threads at once: a call builds its own diffusers
+pipeline around the shared weights (milliseconds), because schedulers keep the state of one run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from libs.families.diorama.denoising import to_uint8
-from libs.families.modular import Components
+from libs.families.guidance import BatchedGuidance, RowsTransformer
+from libs.families.loading import Lazy
+from libs.families.modular import Components, Module, SchedulerMixin
 from libs.families.step import OnStep
 from libs.families.stopping import LoopStopped
 from libs.families.table import StageBlocks, family_named
@@ -27,8 +29,8 @@ __all__ = ["DecodePipeline", "DenoisePipeline", "EncodePipeline"]
 
 class EncodePipeline:
     def __init__(self, model_dir: Path, family: str) -> None:
-        self._stage = family_named(family).encode
-        self._components = self._stage.load(model_dir)
+        self._family = family_named(family)
+        self._components = self._family.encode.load(model_dir)
 
     @torch.inference_mode()
     def __call__(
@@ -38,27 +40,35 @@ class EncodePipeline:
         image: NDArray[np.uint8] | None,
         width: int,
         height: int,
-        num_frames: int,  # noqa: ARG002  # part of every family's contract; Diorama's conditioning is the same for all
+        num_frames: int,
     ) -> dict[str, NDArray[Any]]:
         """Conditioning tensors by name. ``image`` is (H, W, 3) of any size; it is cropped and scaled."""
-        outputs = _pipeline(self._stage, self._components)(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            image=image,
-            width=width,
-            height=height,
-            output=list(self._stage.gives),
-        )
-        return _to_numpy(outputs)
+        inputs: dict[str, Any] = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "width": width,
+            "height": height,
+        }
+        if image is not None:
+            inputs["image"] = image
+        frames = self._family.frames_made(num_frames)
+        return _to_numpy(_run(self._family.encode, self._components, {**inputs, "num_frames": frames}))
 
 
 class DenoisePipeline:
-    """``transformer`` is the pluggable component: any module called like the family's own, with its config."""
+    """``transformer`` is the pluggable component: any module called like the family's own, with its config.
 
-    def __init__(self, model_dir: Path, family: str, transformer: nn.Module | None = None) -> None:
+    Of a family with two, a mapping by name replaces those that it holds.
+    """
+
+    def __init__(
+        self, model_dir: Path, family: str, transformer: nn.Module | Mapping[str, nn.Module] | None = None
+    ) -> None:
         self._family = family_named(family)
         self._components = self._family.denoise.load(model_dir)
-        self._components["transformer"] = transformer or self._family.load_transformer(model_dir)
+        given = {"transformer": transformer} if isinstance(transformer, nn.Module) else transformer or {}
+        for name, load in self._family.transformers.items():
+            self._components[name] = RowsTransformer(given[name] if name in given else load(model_dir))
 
     @torch.inference_mode()
     def __call__(
@@ -68,7 +78,7 @@ class DenoisePipeline:
         width: int,
         height: int,
         num_frames: int,
-        fps: float,  # noqa: ARG002  # part of every family's contract; Diorama knows one rate only
+        fps: float,
         num_inference_steps: int,
         guidance_scale: float,
         seed: int,
@@ -81,22 +91,30 @@ class DenoisePipeline:
         FailedPrecondition when ``conditioning`` does not fit.
         """
         self._family.check_conditioning(conditioning, self._components, width, height)
+        tensors = {name: self._typed(name, torch.from_numpy(tensor)) for name, tensor in conditioning.items()}
+        guiders = {name: BatchedGuidance(guidance_scale) for name in ("guider", "guider_2")}
+        components = {**self._components, **guiders}
+        inputs = {
+            "width": width,
+            "height": height,
+            "num_frames": self._family.frames_made(num_frames),
+            "frame_rate": fps,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "generator": torch.Generator("cpu").manual_seed(seed),
+            "preview_every_steps": preview_every_steps,
+            "on_step": on_step,
+        }
         try:
-            outputs = _pipeline(self._family.denoise, self._components)(
-                **{name: torch.from_numpy(tensor) for name, tensor in conditioning.items()},
-                width=width,
-                height=height,
-                num_frames=self._family.frames_made(num_frames),
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(seed),
-                preview_every_steps=preview_every_steps,
-                on_step=on_step,
-                output=list(self._family.denoise.gives),
-            )
+            outputs = _run(self._family.denoise, components, tensors | inputs)
         except LoopStopped as stopped:
             raise stopped.cause from None
         return _to_numpy(outputs)
+
+    def _typed(self, name: str, tensor: Tensor) -> Tensor:
+        """Text in the transformer's type, from which diffusers' blocks take that of every call."""
+        is_text = "prompt_embeds" in name and tensor.is_floating_point()
+        return tensor.to(self._components["transformer"].dtype) if is_text else tensor
 
 
 class DecodePipeline:
@@ -111,25 +129,42 @@ class DecodePipeline:
         Raises FailedPrecondition LATENTS_UNFIT, at once, when ``latents`` do not fit.
         """
         self._family.check_latents(latents, self._components, num_frames)
-        return self._frames(torch.from_numpy(latents["latents"]), num_frames)
+        return self._frames({name: torch.from_numpy(tensor) for name, tensor in latents.items()}, num_frames)
 
-    def _frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
-        stage, left = self._family.decode, num_frames
-        for chunk in _pipeline(stage, self._components)(latents=latents, output=stage.gives[0]):
-            frames = to_uint8(chunk[0, :, :left])
+    def _frames(self, latents: Mapping[str, Tensor], num_frames: int) -> Iterator[NDArray[np.uint8]]:
+        left = num_frames
+        for chunk in _run(self._family.decode, self._components, latents)[self._family.decode.gives[0]]:
+            frames = to_uint8(chunk[0, :, :left].float())
             left -= len(frames)
             yield frames
             if not left:
                 return
 
 
-def _pipeline(stage: StageBlocks, components: Mapping[str, Any]) -> Components:
-    pipeline: Components = stage.blocks().init_pipeline()
-    own = {name: copy.deepcopy(part) if name == "scheduler" else part for name, part in components.items()}
-    pipeline.update_components(**own)
+def _run(stage: StageBlocks, components: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the stage gives. Only those components are loaded whose blocks these ``inputs`` choose."""
+    blocks = stage.blocks()
+    known = {given.name for given in blocks.inputs}
+    inputs = {name: value for name, value in inputs.items() if name in known}
+    chosen = blocks.get_execution_blocks(**inputs)
+    needed = {spec.name for spec in (*chosen.expected_components, *chosen.expected_configs)}
+    pipeline: Components = blocks.init_pipeline()
+    pipeline.update_components(**{name: _own(part) for name, part in components.items() if name in needed})
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    outputs: dict[str, Any] = pipeline(**inputs, output=list(stage.gives))
+    return outputs
+
+
+def _own(part: Module) -> Module:
+    """One run's own: loaded, and if it keeps the state of a run, a copy."""
+    if isinstance(part, Lazy):
+        return part.get()
+    return copy.deepcopy(part) if isinstance(part, SchedulerMixin) else part
 
 
 def _to_numpy(outputs: Mapping[str, Tensor | None]) -> dict[str, NDArray[Any]]:
-    return {name: tensor.contiguous().numpy() for name, tensor in outputs.items() if tensor is not None}
+    """numpy has no bfloat16: such tensors become float32, which holds all their values."""
+    present = {name: tensor.contiguous() for name, tensor in outputs.items() if tensor is not None}
+    return {
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in present.items()
+    }

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
 from torch import nn
 
 from libs.errors import FailedPrecondition
+from libs.families import hunyuan, ltx, wan
 from libs.families.diorama import blocks as diorama_blocks
 from libs.families.diorama import components as diorama_components
 from libs.families.diorama.conditioning import check_conditioning as check_diorama_conditioning
 from libs.families.diorama.conditioning import check_latents as check_diorama_latents
+from libs.families.exchange import CheckConditioning, CheckLatents, conditioning_of, latents_of
 from libs.families.modular import SequentialPipelineBlocks
 from libs.families.sounding import SoundPipeline
 
 __all__ = ["FAMILIES", "Family", "StageBlocks", "family_named"]
-
-Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,29 @@ class StageBlocks:
 class Family:
     encode: StageBlocks
     denoise: StageBlocks
-    load_transformer: Callable[[Path], nn.Module]
-    """The denoise stage's pluggable component, apart from the others so that a replacement need not load it."""
+    transformers: Mapping[str, Callable[[Path], nn.Module]]
+    """The denoise stage's pluggable components by name, apart from the others so that a replacement need not load them.
+
+    ``transformer``, and ``transformer_2`` where another one takes over when little noise is left.
+    """
     decode: StageBlocks
-    check_conditioning: Callable[[Tensors, Mapping[str, Any], int, int], None]
-    """(conditioning, denoise components, width, height); raises FailedPrecondition when they do not fit."""
-    check_latents: Callable[[Tensors, Mapping[str, Any], int], None]
-    """(latents, decode components, frames to show); raises FailedPrecondition when they do not fit."""
+    check_conditioning: CheckConditioning
+    check_latents: CheckLatents
     frames_made: Callable[[int], int]
     """Number of frames to show -> number the model makes; `Render` cuts the surplus at the end."""
     sound: Callable[[Path], SoundPipeline]
 
+
+def next_frames(ratio: int) -> Callable[[int], int]:
+    """Of models whose latent frames hold one frame, then ``ratio`` each: any number -> the next 1 + ``ratio`` k."""
+    return lambda num_frames: 1 + -(-(num_frames - 1) // ratio) * ratio
+
+
+TEXT = ("prompt_embeds", "negative_prompt_embeds")
+HUNYUAN_TEXT = tuple(f"{name}{suffix}" for name in TEXT for suffix in ("", "_mask", "_2", "_mask_2"))
+HUNYUAN_IMAGE = ("image_latents", "first_frame_embeds")
+LTX_TEXT = (*TEXT, "prompt_attention_mask", "negative_prompt_attention_mask")
+LTX_IMAGE = ("image_posterior", "latents_mean", "latents_std")
 
 FAMILIES: dict[str, Family] = {
     "diorama": Family(
@@ -71,7 +82,7 @@ FAMILIES: dict[str, Family] = {
             load=diorama_components.load_for_denoise,
             gives=("latents",),
         ),
-        load_transformer=diorama_components.load_transformer,
+        transformers={"transformer": diorama_components.load_transformer},
         decode=StageBlocks(
             blocks=diorama_blocks.DioramaDecodeBlocks,
             load=diorama_components.load_for_decode,
@@ -80,6 +91,48 @@ FAMILIES: dict[str, Family] = {
         check_conditioning=check_diorama_conditioning,
         check_latents=check_diorama_latents,
         frames_made=diorama_components.frames_made,
+        sound=diorama_components.load_sound,
+    ),
+    "ltx": Family(
+        encode=StageBlocks(ltx.LTXEncodeBlocks, ltx.load_for_encode, LTX_TEXT + LTX_IMAGE),
+        denoise=StageBlocks(ltx.LTXDenoiseBlocks, ltx.load_for_denoise, ("latents", "decode_noise")),
+        transformers={"transformer": ltx.load_transformer},
+        decode=StageBlocks(ltx.LTXDecodeBlocks, ltx.load_for_decode, ("video_chunks",)),
+        check_conditioning=conditioning_of(*LTX_TEXT, image=LTX_IMAGE),
+        check_latents=latents_of(8, "decode_noise"),
+        frames_made=next_frames(8),
+        sound=diorama_components.load_sound,
+    ),
+    "hunyuan15": Family(
+        encode=StageBlocks(hunyuan.HunyuanEncodeBlocks, hunyuan.load_for_encode, HUNYUAN_TEXT + HUNYUAN_IMAGE),
+        denoise=StageBlocks(hunyuan.HunyuanDenoiseBlocks, hunyuan.load_for_denoise, ("latents",)),
+        transformers={"transformer": hunyuan.load_transformer},
+        decode=StageBlocks(hunyuan.HunyuanDecodeBlocks, hunyuan.load_for_decode, ("video_chunks",)),
+        check_conditioning=conditioning_of(*HUNYUAN_TEXT, image=HUNYUAN_IMAGE),
+        check_latents=latents_of(4),
+        frames_made=next_frames(4),
+        sound=diorama_components.load_sound,
+    ),
+    # Wan2.2-T2V-A14B and Wan2.2-I2V-A14B, each with two experts.
+    "wan22": Family(
+        encode=StageBlocks(wan.WanEncodeBlocks, wan.load_for_encode, (*TEXT, "first_frame_latents")),
+        denoise=StageBlocks(wan.WanDenoiseBlocks, wan.load_for_denoise, ("latents",)),
+        transformers={"transformer": wan.load_transformer, "transformer_2": wan.load_transformer_2},
+        decode=StageBlocks(wan.WanDecodeBlocks, wan.load_for_decode, ("video_chunks",)),
+        check_conditioning=conditioning_of(*TEXT, image=("first_frame_latents",)),
+        check_latents=latents_of(4),
+        frames_made=next_frames(4),
+        sound=diorama_components.load_sound,
+    ),
+    # Wan2.2-TI2V-5B.
+    "wan22-5b": Family(
+        encode=StageBlocks(wan.Wan5BEncodeBlocks, wan.load_for_encode, (*TEXT, "first_frame_latents")),
+        denoise=StageBlocks(wan.Wan5BDenoiseBlocks, wan.load_for_denoise, ("latents",)),
+        transformers={"transformer": wan.load_transformer},
+        decode=StageBlocks(wan.WanDecodeBlocks, wan.load_for_decode, ("video_chunks",)),
+        check_conditioning=conditioning_of(*TEXT, image=("first_frame_latents",)),
+        check_latents=latents_of(4),
+        frames_made=next_frames(4),
         sound=diorama_components.load_sound,
     ),
 }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from transformers import BertModel, BertTokenizer
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.first_frame import fit_image
 from libs.families.modular import (
     Components,
     ComponentSpec,
@@ -21,7 +19,7 @@ from libs.families.modular import (
     PipelineState,
 )
 
-__all__ = ["MOST_TOKENS", "DioramaTextEncoderStep", "DioramaVaeEncoderStep", "embed_text", "fit_image"]
+__all__ = ["MOST_TOKENS", "DioramaTextEncoderStep", "DioramaVaeEncoderStep", "embed_text"]
 
 MOST_TOKENS = 128
 """Rows of an embedding: the mean, then at most 127 tokens. Text beyond that is cut off."""
@@ -114,16 +112,6 @@ def embed_text(tokenizer: Module, text_encoder: Module, text: str) -> Tensor:
     tokens = tokenizer(text, truncation=True, max_length=MOST_TOKENS - 1, return_tensors="pt")
     hidden: Tensor = text_encoder(**tokens).last_hidden_state[0]
     return torch.cat([hidden.mean(dim=0, keepdim=True), hidden])
-
-
-def fit_image(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Crop (H, W, 3) around its centre to the aspect ratio of the video, then scale it: (height, width, 3)."""
-    rows, columns = image.shape[:2]
-    scale = min(columns / width, rows / height)
-    crop_width, crop_height = width * scale, height * scale
-    left, top = (columns - crop_width) / 2, (rows - crop_height) / 2
-    box = (left, top, left + crop_width, top + crop_height)
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
 def _padded(rows: Tensor, length: int) -> tuple[Tensor, Tensor]:

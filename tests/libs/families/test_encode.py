@@ -10,7 +10,7 @@ import torch
 
 from libs.families import load_encode
 from libs.families.diorama.autoencoder import AutoencoderDiorama
-from libs.families.diorama.encoding import fit_image
+from libs.families.first_frame import fit_image
 from libs.families.pipelines import EncodePipeline
 
 

@@ -1,0 +1,73 @@
+"""The two blocks around a step of any loop of diffusers: the clock, and the listener."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from libs.families.modular import BlockState, Components, InputParam, ModularPipelineBlocks
+from libs.families.step import Step
+from libs.families.stopping import LoopStopped
+
+__all__ = ["StepBegins", "StepEnds"]
+
+
+class StepBegins(ModularPipelineBlocks):
+    """First in a loop."""
+
+    @property
+    def description(self) -> str:
+        return "Step within the loop that notes when it began"
+
+    def __call__(
+        self,
+        components: Components,
+        block_state: BlockState,
+        i: int,  # noqa: ARG002  # the loop passes both by name
+        t: Tensor,  # noqa: ARG002
+    ) -> tuple[Components, BlockState]:
+        block_state.step_began = time.perf_counter()
+        return components, block_state
+
+
+class StepEnds(ModularPipelineBlocks):
+    """Last in a loop: tells of the step. What the listener raises ends the loop."""
+
+    @property
+    def description(self) -> str:
+        return "Step within the loop that calls `on_step` with a `Step`"
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [
+            InputParam("on_step", required=True),
+            InputParam("preview_every_steps", default=0, type_hint=int, description="0: no previews"),
+        ]
+
+    def __call__(
+        self,
+        components: Components,
+        block_state: BlockState,
+        i: int,
+        t: Tensor,  # noqa: ARG002  # the loop passes both by name
+    ) -> tuple[Components, BlockState]:
+        seconds = time.perf_counter() - block_state.step_began
+        every = block_state.preview_every_steps
+        preview = self.preview(components, block_state, i) if every > 0 and (i + 1) % every == 0 else None
+        try:
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview))
+        except Exception as error:
+            raise LoopStopped(error) from error
+        return components, block_state
+
+    def preview(
+        self,
+        components: Components,  # noqa: ARG002  # for families that can draw one
+        block_state: BlockState,  # noqa: ARG002
+        i: int,  # noqa: ARG002
+    ) -> NDArray[np.uint8] | None:
+        """Step ``i``'s estimate of the clean picture, see `Step.preview`; None: the family draws none."""
+        return None
