@@ -15,7 +15,9 @@ from sqlalchemy import select
 
 from bench.crash.stack import Stack
 from services.gateway.database import Database
-from services.gateway.tables import AttemptRow
+from services.gateway.ledger import Kind
+from services.gateway.tables import AttemptRow, LedgerRow, VideoRow
+from services.gateway.video import State
 
 END_SECONDS = 120.0
 """Within this time of the last blow, every video is at its end; a busy machine needs most of it."""
@@ -28,7 +30,7 @@ class Facts:
 
     `repeated`: stages that ran again after their output was recorded, which must never be. `unrecorded`: stages that
     finished and ran again because whoever should have recorded it was killed first. `orphans`: attempts that were still
-    at work after their video's end.
+    at work after their video's end. `unsettled`: videos whose credits do not add up, and tenants whose ledger does not.
     """
 
     states: dict[str, int] = field(default_factory=dict)
@@ -37,10 +39,11 @@ class Facts:
     repeated: list[str] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
+    unsettled: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> bool:
-        return not (self.lost or self.unexpected or self.repeated or self.orphans)
+        return not (self.lost or self.unexpected or self.repeated or self.orphans or self.unsettled)
 
 
 def facts_of(stack: Stack, video_ids: Sequence[str], expected: str = "SUCCEEDED") -> Facts:
@@ -59,6 +62,7 @@ def facts_of(stack: Stack, video_ids: Sequence[str], expected: str = "SUCCEEDED"
     facts.orphans = _orphans(stack, video_ids)
     facts.repeated = _repeated(stack, video_ids)
     facts.unrecorded = _finished_twice(stack, video_ids)
+    facts.unsettled = asyncio.run(_unsettled(stack.database_url, video_ids))
     return facts
 
 
@@ -97,3 +101,28 @@ async def _recorded(url: str, video_ids: Sequence[str]) -> dict[tuple[str, str],
     by_stage = {key: list(some) for key, some in groupby(rows, key=lambda row: (row.video_id, row.stage))}
     assert all(len(some) == 1 for some in by_stage.values())
     return {key: some[0].end_time for key, some in by_stage.items() if some[0].end_time}
+
+
+async def _unsettled(url: str, video_ids: Sequence[str]) -> list[str]:
+    """Each tenant's balances are the sums of its entries and never below nothing; each video's entries are its cost."""
+    database = Database(url)
+    async with database.read() as session:
+        entries = list(await session.scalars(select(LedgerRow).order_by(LedgerRow.tenant, LedgerRow.number)))
+        videos = list(await session.scalars(select(VideoRow).where(VideoRow.video_id.in_(video_ids))))
+    await database.close()
+    wrong = []
+    for tenant, of_tenant in groupby(entries, key=lambda entry: entry.tenant):
+        balance = 0
+        for number, entry in enumerate(of_tenant, 1):
+            balance += entry.amount_millicredits
+            if entry.number != number or entry.balance_millicredits != balance or balance < 0:
+                wrong.append(f"{tenant}: entry {entry.number}")
+    return wrong + [video.video_id for video in videos if not _is_settled(video, entries)]
+
+
+def _is_settled(video: VideoRow, entries: Sequence[LedgerRow]) -> bool:
+    own = [entry for entry in entries if entry.reference == video.video_id]
+    reserved = [-entry.amount_millicredits for entry in own if entry.kind == Kind.RESERVED.value]
+    paid = -sum(entry.amount_millicredits for entry in own)
+    whole = len(reserved) == 1 and 0 <= paid <= reserved[0] and paid == video.cost_millicredits
+    return whole and (paid == reserved[0]) == (video.state == State.SUCCEEDED.value)

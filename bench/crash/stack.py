@@ -40,8 +40,11 @@ GATEWAY = {
     "MAX_QUEUED_VIDEOS": "1000",
     "MAX_RUNNING_VIDEOS": "100",
     "REQUESTS_PER_SECOND": "1000",
+    "CHARGE_CREDITS": "true",
+    "FIRST_CREDITS": "1000000",
 }
-"""Everything quicker than in production, so that a case takes seconds; limits of a tenant out of the way."""
+"""Everything quicker than in production, so that a case takes seconds; limits of a tenant out of the way. Videos cost
+credits."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,11 @@ class ResourceExhausted(SoundstageError):
 
 
 class Unavailable(SoundstageError):
-    pass
+    """``retry_seconds``: as for ResourceExhausted."""
+
+    def __init__(self, message: str, *, reason: str, retry_seconds: float | None = None, **metadata: str) -> None:
+        super().__init__(message, reason=reason, **metadata)
+        self.retry_seconds = retry_seconds
 
 
 class Internal(SoundstageError):

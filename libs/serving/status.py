@@ -73,7 +73,10 @@ def status_of(error: SoundstageError) -> Status:
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> SoundstageError:
-    """The error that the server raised, as far as the status tells: class by code, reason, metadata, violations."""
+    """The error that the server raised, as far as the status tells.
+
+    Class by code, reason, metadata, violations, and when asking again may work.
+    """
     status = _status_from_metadata(error)
     info = _detail(status, ErrorInfo) or ErrorInfo(reason=error.code().name)
     message = error.details() or error.code().name
@@ -83,15 +86,14 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> SoundstageError:
         found = _detail(status, BadRequest) or BadRequest()
         violations = [FieldViolation(v.field, v.description) for v in found.field_violations]
         return InvalidRequest(*(violations or [FieldViolation("request", message)]), reason=info.reason, **metadata)
+    retry = _detail(status, RetryInfo)
+    retry_seconds = retry.retry_delay.ToTimedelta().total_seconds() if retry else None
     if kind is ResourceExhausted:
-        failure, retry = _detail(status, QuotaFailure), _detail(status, RetryInfo)
-        return ResourceExhausted(
-            message,
-            reason=info.reason,
-            subject=failure.violations[0].subject if failure and failure.violations else "",
-            retry_seconds=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
-            **metadata,
-        )
+        failure = _detail(status, QuotaFailure)
+        subject = failure.violations[0].subject if failure and failure.violations else ""
+        return ResourceExhausted(message, reason=info.reason, subject=subject, retry_seconds=retry_seconds, **metadata)
+    if kind is Unavailable:
+        return Unavailable(message, reason=info.reason, retry_seconds=retry_seconds, **metadata)
     return kind(message, reason=info.reason, **metadata)
 
 
@@ -109,7 +111,7 @@ def _class_of(code: grpc.StatusCode) -> type[SoundstageError]:
 
 
 def _retry_seconds(error: SoundstageError) -> float | None:
-    if isinstance(error, ResourceExhausted) and error.retry_seconds is not None:
+    if isinstance(error, ResourceExhausted | Unavailable) and error.retry_seconds is not None:
         return error.retry_seconds
     return next((seconds for kind, seconds in _USUAL_RETRY_SECONDS.items() if isinstance(error, kind)), None)
 

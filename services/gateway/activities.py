@@ -276,7 +276,7 @@ class VideoActivities:
             str(error),
             type=error.reason,
             non_retryable=not self._retries.may_follow(error, earlier),
-            next_retry_delay=self._retries.wait(number),
+            next_retry_delay=self._retries.wait(number, error),
         ) from error
 
     def _job(self, video: Video, attempt: str, given: StageInput) -> Job:

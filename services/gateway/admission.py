@@ -8,7 +8,7 @@ worker, before another begins. Nobody frees a place by hand: the transaction tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ from services.gateway.order import Account, Line, Share, Waiting, due_time
 from services.gateway.progress import work_units
 from services.gateway.states import TERMINAL
 from services.gateway.tables import QueueRow, TenantRow, TurnRow, VideoRow, WorkerRow
-from services.gateway.video import Priority, Stage, State, Video, VideoKey
+from services.gateway.video import Priority, Shape, Stage, State, Video, VideoKey
 
 ADMISSION_LOCK = 7_205_002
 """PostgreSQL's advisory lock under which one process at a time hands out places; SQLite has one writer anyhow."""
@@ -50,6 +50,7 @@ class Queue:
 
     waiting: list[Waiting]
     places: int
+    shapes: Mapping[str, Shape]
 
 
 class Admission:
@@ -102,9 +103,14 @@ class Admission:
     async def queue(self) -> Queue:
         async with self._database.read() as session:
             places = await _places(session)
-            waiting = [_video(row) for row in await session.execute(_columns().where(_waiting))]
+            shapes = {
+                video_id: Shape(model, num_frames, width, height, steps)
+                for video_id, model, num_frames, width, height, steps in await session.execute(_shapes())
+            }
+            rows = await session.execute(_columns().where(_waiting))
+            waiting = [_video(row) for row in rows if row.video_id in shapes]  # what came in between comes next time
             line = await self._line(session, waiting)
-        return Queue(await asyncio.to_thread(list, line), places)
+        return Queue(await asyncio.to_thread(list, line), places, shapes)
 
     async def _admit(self, session: AsyncSession, free: int) -> list[VideoKey]:
         now = datetime.now(UTC)
@@ -146,7 +152,7 @@ def enqueue(session: AsyncSession, video: Video) -> None:
         create_time=video.create_time,
         due_time=due_time(video.create_time, video.deadline),
         deadline=video.deadline,
-        cost=work_units(Stage.DENOISE, video.spec) / COST_UNIT,
+        cost=work_units(Stage.DENOISE, video.spec.shape) / COST_UNIT,
         expected_seconds=sum(video.expected_seconds.values()),
         admit_time=None,
     )
@@ -172,7 +178,7 @@ def check_deadline(deadline: datetime | None) -> None:
         )
 
 
-def _columns() -> Select[str, str, str, datetime, datetime, float, float]:
+def _columns() -> Select[str, str, str, datetime, datetime, float]:
     return select(
         QueueRow.video_id,
         QueueRow.tenant,
@@ -180,11 +186,16 @@ def _columns() -> Select[str, str, str, datetime, datetime, float, float]:
         QueueRow.create_time,
         QueueRow.due_time,
         QueueRow.cost,
-        QueueRow.expected_seconds,
     )
 
 
-def _heads(count: int, now: datetime) -> Select[str, str, str, datetime, datetime, float, float]:
+def _shapes() -> Select[str, str, int, int, int, int]:
+    sizes = [VideoRow.spec[name].as_integer() for name in ("num_frames", "width", "height", "num_inference_steps")]
+    joined = select(VideoRow.video_id, VideoRow.model, *sizes).join(QueueRow, QueueRow.video_id == VideoRow.video_id)
+    return joined.where(_waiting)
+
+
+def _heads(count: int, now: datetime) -> Select[str, str, str, datetime, datetime, float]:
     """Of every tenant's classes the first `count`, and the oldest, from whose age a class's own is told."""
     place = func.row_number().over(partition_by=_lane, order_by=_within_lane).label("place")
     age = func.row_number().over(partition_by=_lane, order_by=QueueRow.create_time).label("age")
@@ -197,9 +208,9 @@ def _heads(count: int, now: datetime) -> Select[str, str, str, datetime, datetim
     )
 
 
-def _video(row: Row[str, str, str, datetime, datetime, float, float]) -> Waiting:
-    video_id, tenant, priority, create_time, due, cost, expected_seconds = row
-    return Waiting(video_id, tenant, Priority(priority), create_time, due, cost, expected_seconds)
+def _video(row: Row[str, str, str, datetime, datetime, float]) -> Waiting:
+    video_id, tenant, priority, create_time, due, cost = row
+    return Waiting(video_id, tenant, Priority(priority), create_time, due, cost)
 
 
 async def _places(session: AsyncSession) -> int:

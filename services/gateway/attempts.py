@@ -1,7 +1,8 @@
-"""The tries of each stage, and which of them counts: the first that finishes. Measures their speed too."""
+"""The tries of each stage, and which of them counts: the first that finishes. They tell the speed, too."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,11 +16,12 @@ from libs.errors import NotFound
 from services.gateway.database import Database
 from services.gateway.progress import work_units
 from services.gateway.retries import WORKER_LOST
+from services.gateway.speeds import Measured, Speeds
 from services.gateway.tables import AttemptRow
 from services.gateway.video import AttemptError, Spec, Stage, Video, VideoKey, ref_to_json
 
-MEASURED_VIDEOS = 8
-"""How many of the model's last results a stage's speed is averaged over."""
+MEASURED_VIDEOS = 16
+"""How many of the model's last results its speeds are taken from."""
 
 STARTED, FINISHED, SUPERSEDED = "STARTED", "FINISHED", "SUPERSEDED"
 INNOCENT = frozenset({FINISHED, SUPERSEDED, "STOPPED", "WORKER_STOPPING"})
@@ -52,7 +54,7 @@ class Attempts:
             stage=stage.value,
             attempt=attempt,
             model=video.spec.model,
-            work_units=work_units(stage, video.spec),
+            work_units=work_units(stage, video.spec.shape),
             start_time=datetime.now(UTC),
             end_time=None,
             outcome=STARTED,
@@ -126,20 +128,38 @@ class Attempts:
         async with self._database.read() as session:
             return await _winner(session, key, stage)
 
-    async def speeds(self, model: str) -> dict[Stage, float]:
-        """Seconds a unit of work takes, by stage, measured on the model's last videos."""
+    async def speeds(self, model: str) -> Speeds:
+        """Measured on the model's last videos."""
+        last = (
+            select(AttemptRow.video_id, AttemptRow.end_time.label("end"))
+            .where(AttemptRow.model == model, AttemptRow.stage == Stage.MUX.value, AttemptRow.won == 1)
+            .order_by(AttemptRow.end_time.desc())
+            .limit(MEASURED_VIDEOS)
+            .subquery()
+        )
+        query = (
+            select(
+                AttemptRow.video_id,
+                AttemptRow.stage,
+                AttemptRow.work_units,
+                AttemptRow.start_time,
+                AttemptRow.end_time,
+                AttemptRow.seconds,
+                AttemptRow.load_seconds,
+            )
+            .join(last, last.c.video_id == AttemptRow.video_id)
+            .where(AttemptRow.won == 1)
+            .order_by(last.c.end.desc())
+        )
+        videos: defaultdict[str, Measured] = defaultdict(Measured)
         async with self._database.read() as session:
-            speeds = {stage: await _seconds_per_unit(session, model, stage) for stage in Stage}
-        return {stage: speed for stage, speed in speeds.items() if speed is not None}
+            for video_id, stage, units, start, end, seconds, load_seconds in await session.execute(query):
+                span = start.timestamp(), (end or start).timestamp()
+                videos[video_id].add(Stage(stage), units, span, seconds, load_seconds)
+        return Speeds([sample for video in videos.values() if (sample := video.sample())])
 
     async def expected(self, spec: Spec) -> dict[Stage, float]:
-        return self.expected_seconds(spec, await self.speeds(spec.model))
-
-    @staticmethod
-    def expected_seconds(spec: Spec, speeds: Mapping[Stage, float]) -> dict[Stage, float]:
-        """Seconds each stage should take; empty unless all five were measured."""
-        known = {stage: speed * work_units(stage, spec) for stage, speed in speeds.items()}
-        return known if len(known) == len(Stage) else {}
+        return (await self.speeds(spec.model)).expected(spec.shape)
 
 
 async def _winning_row(session: AsyncSession, key: VideoKey, stage: Stage) -> AttemptRow | None:
@@ -162,18 +182,6 @@ async def _winner(session: AsyncSession, key: VideoKey, stage: Stage) -> Output 
         duration_seconds=row.duration_seconds,
         attempts=max(attempts or 1, 1),
     )
-
-
-async def _seconds_per_unit(session: AsyncSession, model: str, stage: Stage) -> float | None:
-    last = (
-        select(AttemptRow.seconds, AttemptRow.load_seconds, AttemptRow.work_units)
-        .where(AttemptRow.model == model, AttemptRow.stage == stage.value, AttemptRow.won == 1)
-        .order_by(AttemptRow.end_time.desc())
-        .limit(MEASURED_VIDEOS)
-    )
-    rows = (await session.execute(last)).all()
-    speeds = [max(row.seconds - row.load_seconds, 0.0) / row.work_units for row in rows]
-    return sum(speeds) / len(speeds) if speeds else None
 
 
 def _failure(row: AttemptRow) -> AttemptError:

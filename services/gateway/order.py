@@ -38,7 +38,6 @@ class Waiting:
     create_time: datetime
     due_time: datetime
     cost: float
-    expected_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

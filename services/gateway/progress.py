@@ -1,15 +1,16 @@
 """How far a video is and how long it will still take, computed from its status. Nothing here is stored.
 
-A stage's cost is taken as proportional to its `work_units`; the seconds for a unit are measured on the model's last
-videos (`attempts.Attempts.expected_seconds`). As long as nothing was measured, a running denoise stage tells the speed
-of the machine and `USUAL_SHARE` says what the other stages usually cost beside it.
+What the stages should take is known from the model's last videos (`speeds.py`), where a stage's cost is taken as
+proportional to its `work_units`. As long as nothing was measured, a running denoise stage tells the speed of the
+machine and `USUAL_SHARE` says what the other stages usually cost beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
-from services.gateway.video import Spec, Stage, State, Status, Video
+from services.gateway.video import Shape, Stage, State, Status, Video
 
 USUAL_SHARE: dict[Stage, float] = {
     Stage.ENCODE: 0.03,
@@ -23,15 +24,18 @@ USUAL_SHARE: dict[Stage, float] = {
 STEPS_UNTIL_SPEED_IS_KNOWN = 2
 """The first step includes warming up; after the second one the mean is a fair guess."""
 
+STEPS_OF_EXPERIENCE = 4
+"""What earlier videos say of a stage's speed counts as much as this many of its own steps."""
 
-def work_units(stage: Stage, spec: Spec) -> float:
+
+def work_units(stage: Stage, shape: Shape) -> float:
     """Cost of a stage in units that only matter relative to each other: picture elements times steps, or seconds."""
-    elements = spec.num_frames * spec.width * spec.height
+    elements = shape.num_frames * shape.width * shape.height
     match stage:
         case Stage.ENCODE:
             return 1.0
         case Stage.DENOISE:
-            return float(elements * spec.num_inference_steps)
+            return float(elements * shape.num_inference_steps)
         case Stage.RENDER | Stage.SYNTHESIZE | Stage.MUX:
             return float(elements)
 
@@ -47,15 +51,14 @@ def fraction(video: Video, status: Status) -> float:
     return min(done, 1.0)
 
 
-def eta_seconds(video: Video, now: datetime) -> float | None:
+def eta_seconds(status: Status, expected: Mapping[Stage, float], now: datetime) -> float | None:
     """Seconds until a video at work is ready: from what its stages should take, or from what its denoising tells.
 
     None while nothing is known, and for one that is ending or has ended.
     """
-    status = video.status
     if status.state is not State.RUNNING:
         return None
-    expected = video.expected_seconds or _expected_from_denoising(status, now)
+    expected = expected or _expected_from_denoising(status, now)
     if not expected:
         return None
     ended = _ended(status)
@@ -63,13 +66,16 @@ def eta_seconds(video: Video, now: datetime) -> float | None:
     return later + _rest_of_stage(expected, status, now)
 
 
-def _rest_of_stage(expected: dict[Stage, float], status: Status, now: datetime) -> float:
+def _rest_of_stage(expected: Mapping[Stage, float], status: Status, now: datetime) -> float:
+    """What its own steps tell counts more the more they are: loading makes the first ones look slow."""
     if status.stage is None or status.stage in _ended(status):
         return 0.0
-    elapsed = _elapsed(status, now)
-    if status.step >= STEPS_UNTIL_SPEED_IS_KNOWN and status.total_steps:
-        return elapsed / status.step * (status.total_steps - status.step)
-    return max(expected[status.stage] - elapsed, 0.0)
+    elapsed, whole = _elapsed(status, now), expected[status.stage]
+    if not status.step or not status.total_steps:
+        return max(whole - elapsed, 0.0)
+    told = elapsed / status.step * status.total_steps
+    mean = (STEPS_OF_EXPERIENCE * whole + status.step * told) / (STEPS_OF_EXPERIENCE + status.step)
+    return mean * (1 - status.step / status.total_steps)
 
 
 def _expected_from_denoising(status: Status, now: datetime) -> dict[Stage, float]:

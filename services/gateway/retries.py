@@ -7,8 +7,8 @@
     nobody's                no stage to be reached, store or database away    `stage_away_attempts`, in all
 
 A video that brings down whatever works on it must not go on to bring down everything; one that only met an outage must
-not fail for it. Waits double from `first_seconds` to `MOST_SECONDS`, each with jitter, so that what was stopped
-together does not come back together.
+not fail for it. Waits double from `first_seconds` to `MOST_SECONDS`, and are as long as the service asks for
+(RetryInfo), each with jitter, so that what was stopped together does not come back together.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ DEADLY_ATTEMPTS = 5
 FAULTY_ATTEMPTS = 3
 
 MOST_SECONDS = 30.0
+MOST_ASKED_SECONDS = 600.0
+"""A service that asks for more is asked again after this time all the same."""
 JITTER = 0.25
 
 
@@ -50,10 +52,12 @@ class Retries:
             return alike < DEADLY_ATTEMPTS
         return 1 + len(earlier) < self.away_attempts
 
-    def wait(self, number: int) -> timedelta:
-        """Before the attempt that follows attempt `number`, counted from 1."""
+    def wait(self, number: int, error: SoundstageError) -> timedelta:
+        """Before the attempt that follows attempt `number`, counted from 1, which failed with `error`."""
         seconds = min(self.first_seconds * 2 ** min(number - 1, 30), MOST_SECONDS)
-        return timedelta(seconds=seconds * random.uniform(1 - JITTER, 1 + JITTER))
+        asked = error.retry_seconds or 0.0 if isinstance(error, Unavailable | ResourceExhausted) else 0.0
+        at_least = min(asked, MOST_ASKED_SECONDS) * random.uniform(1, 1 + JITTER)
+        return timedelta(seconds=max(seconds * random.uniform(1 - JITTER, 1 + JITTER), at_least))
 
 
 def too_deadly(earlier: Sequence[AttemptError]) -> bool:

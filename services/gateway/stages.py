@@ -2,14 +2,15 @@
 
 A client's `run` yields what the service says until `Finished`. Closing or cancelling it asks the service to stop and
 waits until that has ended the stream by itself: then no step of the work runs any more. (A client that cancels its RPC
-sees it end before the server's thread has.) It raises the error tree: what the service reported, or Unavailable when it
-is away or silent.
+sees it end before the server's thread has.) When the connection breaks, it asks until the service answers that the
+attempt is not at work. It raises the error tree: what the service reported, or Unavailable when it is away or silent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ STOP_CALL_SECONDS = 5.0
 STOP_ASKED_TIMES = 5
 """An attempt whose call has not reached the service yet is not known there; it is asked again, this often in all."""
 STOP_PAUSE_SECONDS = 0.2
+STOP_AWAY_SECONDS, LOST_AWAY_SECONDS = 15.0, 1.0
+"""How long a service may not be reached until it is taken for dead: one whose work was to be stopped, and one whose
+connection broke at its work, where most often it is the process that ended. With a connection its calls end, too, and
+with them the work: what goes on for longer than this goes on by itself to the end of its step."""
 STOP_SECONDS = 600.0
 """The longest wait for a stage that goes on saying that it is at work after it was told to stop."""
 
@@ -144,20 +149,28 @@ class GrpcStage:
         self._silence_seconds = silence_seconds
 
     async def run(self, job: Job) -> AsyncGenerator[StageEvent, None]:
-        call, heard = _Call(self._rpc(self._request(job)), self._silence_seconds), False
+        call, heard, over = _Call(self._rpc(self._request(job)), self._silence_seconds), False, False
+        away_seconds = STOP_AWAY_SECONDS
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
-                heard = True
-                yield self._event(message)
+                heard, event = True, self._event(message)
+                over = isinstance(event, Finished)
+                yield event
+            over = True
         except grpc.aio.AioRpcError as error:
-            raise _told_or_lost(error, heard=heard) from error
+            told = _told_or_lost(error, heard=heard)
+            over, away_seconds = told.reason != STAGE_LOST, LOST_AWAY_SECONDS
+            raise told from error
         except Unavailable:
+            away_seconds = LOST_AWAY_SECONDS
             await call.cancel()
             raise
         finally:
-            if not call.done():
+            if over:
+                await call.cancel()
+            else:
                 # In a task of its own: another cancellation (the worker's stop) must not cut it short.
-                await asyncio.shield(asyncio.ensure_future(self._stop_work(call, job)))
+                await asyncio.shield(asyncio.ensure_future(self._stop_work(call, job, away_seconds)))
 
     async def stop(self, key: VideoKey, attempt: str) -> None:
         """Tells an attempt to stop whose worker was lost: it may be frozen, with its call open. Helps where it can."""
@@ -166,25 +179,47 @@ class GrpcStage:
         except grpc.aio.AioRpcError as error:
             logger.info("video %s of %s: %s not told to stop: %s", key.video_id, key.tenant, attempt, error.code().name)
 
-    async def _stop_work(self, call: _Call, job: Job) -> None:
+    async def _stop_work(self, call: _Call, job: Job, away_seconds: float) -> None:
+        """Returns when the service says that the work is over, or cannot be asked any more."""
+        video = job.key.video_id, job.key.tenant, job.attempt
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                if await self._told_to_stop(call, job):
-                    while await call.read() is not grpc.aio.EOF:
-                        continue
-        except (grpc.aio.AioRpcError, TimeoutError, Unavailable) as error:
-            code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
-            logger.info("video %s of %s: %s ended: %s", job.key.video_id, job.key.tenant, job.attempt, code)
+                try:
+                    await self._stop_stream(call, job)
+                except (grpc.aio.AioRpcError, Unavailable) as error:
+                    code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else error.reason
+                    logger.info("video %s of %s: %s ended: %s", *video, code)
+                await call.cancel()
+                await self._until_over(job, away_seconds)
+        except TimeoutError:
+            logger.warning("video %s of %s: %s does not stop", *video)
+        except Unavailable as error:
+            logger.warning("video %s of %s: %s not known to have stopped: %s", *video, error)
         await call.cancel()
 
-    async def _told_to_stop(self, call: _Call, job: Job) -> bool:
+    async def _stop_stream(self, call: _Call, job: Job) -> None:
+        """Asks until the attempt is known there, and reads on until its work ends the stream."""
         for _ in range(STOP_ASKED_TIMES):
-            if await self._stop(_attempt(job)):
-                return True
-            if call.done():
+            if call.done() or await self._stop(_attempt(job)):
                 break
             await asyncio.sleep(STOP_PAUSE_SECONDS)
-        return False
+        else:
+            return
+        while not call.done() and await call.read() is not grpc.aio.EOF:
+            continue
+
+    async def _until_over(self, job: Job, away_seconds: float) -> None:
+        """Asks until the attempt is not at work. Raises Unavailable when no answer comes for `away_seconds`."""
+        last_answer = time.monotonic()
+        while True:
+            try:
+                if not await self._stop(_attempt(job)):
+                    return
+                last_answer = time.monotonic()
+            except grpc.aio.AioRpcError as error:
+                if time.monotonic() - last_answer >= away_seconds:
+                    raise Unavailable(f"it cannot be asked: {error.code().name}", reason="STAGE_AWAY") from error
+            await asyncio.sleep(STOP_PAUSE_SECONDS)
 
     def _event(self, message: Any) -> StageEvent:  # noqa: ANN401 - one of five messages
         match message.WhichOneof("event"):

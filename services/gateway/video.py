@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from libs.artifacts import Ref
 
@@ -89,6 +89,16 @@ class VideoRequest:
     deadline: datetime | None = None
 
 
+class Shape(NamedTuple):
+    """What the cost of making a video depends on."""
+
+    model: str
+    num_frames: int
+    width: int
+    height: int
+    num_inference_steps: int
+
+
 @dataclass(frozen=True)
 class Spec:
     """A request with every default resolved. `duration_seconds` is exactly num_frames / fps."""
@@ -107,6 +117,10 @@ class Spec:
     preset: Preset
     audio_intent: AudioIntent
     joint_audio: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.model, self.num_frames, self.width, self.height, self.num_inference_steps)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_an_attempt_that_goes_on_is_seen(tmp_path: Path) -> None:
     assert [entry.attempt for entry in journal.at_work(frozenset({1, os.getpid()}))] == ["c"]
 
 
-@pytest.mark.parametrize("fault", ["lost", "unexpected", "repeated", "orphans"])
+@pytest.mark.parametrize("fault", ["lost", "unexpected", "repeated", "orphans", "unsettled"])
 def test_a_broken_promise_is_told(fault: str) -> None:
     broken = Outcome("x", "sqlite", facts=Facts(**{fault: ["v"]}))
     assert not broken.kept

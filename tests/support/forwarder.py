@@ -11,12 +11,16 @@ __all__ = ["Forwarder", "forwarding"]
 
 
 class Forwarder:
-    """``broken``: connections are cut when the caller sends something that begins with it; b"" is everything."""
+    """``broken``: connections are cut when the caller sends something that begins with it; b"" is everything.
+
+    ``cut`` breaks those that are open now.
+    """
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
         self._target = host, int(port)
         self.broken: bytes | None = None
+        self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
 
@@ -31,12 +35,20 @@ class Forwarder:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def cut(self) -> None:
+        for end in list(self._open):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
     def _connect(self, caller: socket.socket) -> None:
         with caller, suppress(OSError), socket.create_connection(self._target) as server:
+            ends = {caller, server}
+            self._open |= ends
             answering = threading.Thread(target=self._pass, args=(server, caller, False), daemon=True)
             answering.start()
             self._pass(caller, server, True)
             answering.join()
+            self._open -= ends
 
     def _pass(self, source: socket.socket, sink: socket.socket, asking: bool) -> None:
         with suppress(OSError):

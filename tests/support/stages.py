@@ -46,7 +46,8 @@ class Script:
     """How one stage behaves. `errors` are raised by the next calls, one each, after their first step: before it,
     UNAVAILABLE would be tried again by the channel."""
 
-    steps: int = 2
+    steps: int | None = 2
+    """None: as many as a request to denoise asks for."""
     step_seconds: float = 0.0
     errors: list[Exception] = field(default_factory=list)
     previews: bool = False
@@ -58,6 +59,8 @@ class Script:
     deaf: bool = False
     """A step once begun goes on to its end, as on a GPU; else it is broken off."""
     began: threading.Event = field(default_factory=threading.Event)
+    asked_to_stop: threading.Event = field(default_factory=threading.Event)
+    """The denoiser's only."""
     at: Callable[[str, Any, Stage], None] = lambda _point, _request, _control: None
     """Called with "begin", "middle" (half of the steps), and then "finish" (all is written), "stopped" or "failed"."""
 
@@ -129,7 +132,9 @@ class _Denoiser(denoiser_pb2_grpc.DenoiserServiceServicer):
             yield event
 
     async def Stop(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        return denoiser_pb2.StopResponse(at_work=stop_stage(request.attempt))
+        at_work = stop_stage(request.attempt)
+        self.scripts.denoise.asked_to_stop.set()
+        return denoiser_pb2.StopResponse(at_work=at_work)
 
 
 @dataclass
@@ -203,15 +208,16 @@ def _work(
 
 
 def _steps(script: Script, request: Any, control: Stage) -> None:
-    for step in range(1, script.steps + 1):
+    steps = script.steps or request.num_inference_steps
+    for step in range(1, steps + 1):
         ends = time.monotonic() + script.step_seconds
         while time.monotonic() < ends:
             if not script.deaf:
                 control.raise_if_cancelled()
             time.sleep(min(0.02, script.step_seconds))
         control.raise_if_cancelled()
-        control.progress(step, script.steps)
-        if step == max(script.steps // 2, 1):
+        control.progress(step, steps)
+        if step == max(steps // 2, 1):
             script.at("middle", request, control)
         if script.errors:
             raise script.errors.pop(0)

@@ -49,8 +49,26 @@ def test_workers_that_died_are_counted() -> None:
 
 
 def test_waits_double_to_a_bound_and_differ() -> None:
-    waits = [[RETRIES.wait(number).total_seconds() for _ in range(50)] for number in (1, 2, 3, 20, 1000)]
+    error = Unavailable("x", reason="STAGE_AWAY")
+    waits = [[RETRIES.wait(number, error).total_seconds() for _ in range(50)] for number in (1, 2, 3, 20, 1000)]
     middles = [1, 2, 4, 30, 30]
     for seconds, middle in zip(waits, middles, strict=True):
         assert all(0.75 * middle <= one <= 1.25 * middle for one in seconds)
         assert len(set(seconds)) > 10
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "least", "most"),
+    [
+        (ResourceExhausted("x", reason="BUSY", retry_seconds=7.0), 1, 7.0, 8.75),
+        (Unavailable("x", reason="STOPPING", retry_seconds=7.0), 1, 7.0, 8.75),
+        (Unavailable("x", reason="STOPPING", retry_seconds=7.0), 20, 22.5, 37.5),
+        (ResourceExhausted("x", reason="BUSY", retry_seconds=86_400.0), 1, 600.0, 750.0),
+    ],
+)
+def test_a_service_that_says_when_to_ask_again_is_not_asked_before(
+    error: SoundstageError, number: int, least: float, most: float
+) -> None:
+    waits = [RETRIES.wait(number, error).total_seconds() for _ in range(50)]
+    assert all(least <= one <= most for one in waits)
+    assert len(set(waits)) > 10

@@ -17,6 +17,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.video import VideoKey
 from services.gateway.wiring import Gateway
 from tests.services.gateway.conftest import PROMPT, Scene, refused, serving_gateway, working
+from tests.support.forwarder import forwarding
 from tests.support.stages import StageServers
 
 
@@ -46,6 +47,26 @@ async def test_no_step_runs_after_a_video_is_cancelled(scene: Scene) -> None:
     assert await asyncio.to_thread(denoise.began.wait, 30)
     await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name))
     video = (await scene.watch(name))[-1].video
+    assert video.state == pb.STATE_CANCELLED
+    assert len(denoise.stopped_times) == 1
+    assert denoise.stopped_times[0] <= video.end_time.ToNanoseconds() / 1e9
+
+
+async def test_a_broken_connection_does_not_confirm_that_the_work_has_stopped(
+    stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
+) -> None:
+    """It breaks while the stage is told to stop, in a step of 3 s: the gateway asks again over another one."""
+    denoise = stages.denoise
+    denoise.steps, denoise.step_seconds, denoise.deaf = 100, 3.0, True
+    with forwarding(stages.address) as forwarder:
+        settings = settings_of(stages, denoiser_address=f"127.0.0.1:{forwarder.port}")
+        async with serving_gateway(settings, stages, tmp_path / "artifacts") as scene:
+            name = (await scene.create()).name
+            assert await asyncio.to_thread(denoise.began.wait, 30)
+            await scene.stub.CancelVideo(pb.CancelVideoRequest(name=name))
+            await asyncio.to_thread(denoise.asked_to_stop.wait, 30)
+            forwarder.cut()
+            video = (await scene.watch(name))[-1].video
     assert video.state == pb.STATE_CANCELLED
     assert len(denoise.stopped_times) == 1
     assert denoise.stopped_times[0] <= video.end_time.ToNanoseconds() / 1e9

@@ -33,7 +33,7 @@ from services.gateway.records import Event, Records
 from services.gateway.settings import GatewaySettings
 from services.gateway.standing import forecast
 from services.gateway.tenants import Allowance, Tenants
-from services.gateway.video import AudioIntent, Preset, Priority, Spec, State, Status, Video, VideoKey
+from services.gateway.video import AudioIntent, Preset, Priority, Shape, Spec, State, Status, Video, VideoKey
 from services.gateway.watches import KEPT_EVENTS, Watches
 from tests.services.gateway.conftest import TERMINAL, Scene, working
 from tests.support.stages import StageServers
@@ -175,24 +175,33 @@ async def test_silence_is_broken_and_a_deleted_video_ends_its_watch(tmp_path: Pa
         await asyncio.gather(here._database.close(), there._database.close())
 
 
-def waiting(name: str, seconds: float) -> Waiting:
-    return Waiting(name, "a", Priority.STANDARD, NOW, NOW + timedelta(hours=1), 1.0, seconds)
+def shape(frames: int) -> Shape:
+    return Shape("diorama", frames, 256, 256, 4)
+
+
+def line_of(places: int, *frames: int) -> Queue:
+    """One video for each number of frames: a, b, c, …"""
+    names = "abcdef"[: len(frames)]
+    due = NOW + timedelta(hours=1)
+    waiting = [Waiting(name, "a", Priority.STANDARD, NOW, due, 1.0) for name in names]
+    return Queue(waiting, places, {name: shape(count) for name, count in zip(names, frames, strict=True)})
 
 
 def test_the_forecast_plays_the_places_through() -> None:
-    line = [waiting("a", 10), waiting("b", 20), waiting("c", 10), waiting("d", 0)]
-    told = forecast(Queue(line, places=2), [5.0, 8.0], 10.0)
-    assert told.begins == {"a": (2, 5.0), "b": (3, 8.0), "c": (4, 15.0), "d": (5, 25.0)}
-    assert (told.ahead_of_new, told.new_begins) == (6, 28.0)
+    """A video takes a second a frame here; of those with 7 nothing is known, so that they count as the mean."""
+    seconds = {shape(10): 10.0, shape(20): 20.0, shape(30): 30.0, shape(7): 0.0}
+    told = forecast(line_of(2, 10, 20, 30, 7), seconds, [5.0, 8.0], NOW)
+    assert told.begins == {"a": (2, 5.0), "b": (3, 8.0), "c": (4, 15.0), "d": (5, 28.0)}
+    assert (told.ahead_of_new, told.new_begins) == (6, 45.0)
 
 
 def test_the_forecast_knows_what_it_does_not_know() -> None:
-    line = [waiting("a", 0), waiting("b", 0)]
-    nobody_works = forecast(Queue(line, places=0), [], 0.0)
+    unknown = {shape(10): 0.0}
+    nobody_works = forecast(line_of(0, 10, 10), unknown, [], NOW)
     assert nobody_works.begins == {"a": (0, None), "b": (1, None)}
-    nothing_measured = forecast(Queue(line, places=1), [], 0.0)
+    nothing_measured = forecast(line_of(1, 10, 10), unknown, [], NOW)
     assert nothing_measured.begins == {"a": (0, 0.0), "b": (1, None)}
-    a_worker_died = forecast(Queue([waiting("a", 1)], places=1), [3.0, 7.0], 1.0)
+    a_worker_died = forecast(line_of(1, 10), {shape(10): 1.0}, [3.0, 7.0], NOW)
     assert a_worker_died.begins == {"a": (2, 7.0)}
 
 
