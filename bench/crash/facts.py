@@ -19,7 +19,7 @@ from services.gateway.ledger import Kind
 from services.gateway.tables import AttemptRow, LedgerRow, VideoRow
 from services.gateway.video import State
 
-END_SECONDS = 120.0
+END_SECONDS = 300.0
 """Within this time of the last blow, every video is at its end; a busy machine needs most of it."""
 ORPHAN_SECONDS = 20.0
 

@@ -98,6 +98,7 @@ def status(state: State) -> None:
 @click.option("--seed", envvar="SOUNDSTAGE_VIDEO_SEED", type=int)
 @click.option("--steps", envvar="SOUNDSTAGE_VIDEO_STEPS", type=int)
 @click.option("--preset", envvar="SOUNDSTAGE_VIDEO_PRESET", type=click.Choice(get_args(PresetName)))
+@click.option("--token", envvar="SOUNDSTAGE_TOKEN", default="", help="API key or JWT, for a stack that asks who calls.")
 @click.pass_obj
 def video(
     state: State,
@@ -109,6 +110,7 @@ def video(
     seed: int | None,
     steps: int | None,
     preset: PresetName | None,
+    token: str,
 ) -> None:
     """Makes one video: starts what is not up, waits for it, writes --out and a poster, stops what it started."""
     if not prompt.strip():
@@ -117,7 +119,7 @@ def video(
         raise click.UsageError(f"OUT={out}: the file is an MP4; give it a name that ends with .mp4")
     order = Order(prompt, out, negative, image, duration, seed, steps, preset)
     with _told_to_people(), _ended_by_signals():
-        make_video(order, state, Console(stderr=True))
+        make_video(order, state, Console(stderr=True), token)
 
 
 @contextmanager

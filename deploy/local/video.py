@@ -51,10 +51,13 @@ class Order:
         return self.out.with_suffix(".jpg")
 
 
-def make_video(order: Order, state: State, console: Console) -> None:
-    """Uses the stack of ``state`` if it is up, else one of its own that it stops again. Ctrl-C cancels the video."""
+def make_video(order: Order, state: State, console: Console, token: str = "") -> None:
+    """Uses the stack of ``state`` if it is up, else one of its own that it stops again. Ctrl-C cancels the video.
+
+    token: an API key or a JWT, for a stack that asks who calls.
+    """
     began = time.monotonic()
-    with _stack(state, console) as address, SoundstageClient(address) as client:
+    with _stack(state, console) as address, SoundstageClient(address, token=token) as client:
         video = _create(order, client)
         console.print(f"{order.prompt!r}, seed {video.spec.seed}", highlight=False, markup=False)
         video = _follow(client, video, console)

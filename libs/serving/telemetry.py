@@ -15,7 +15,8 @@ __all__ = ["JsonFormatter", "configure_logging"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # What people ask for is theirs: it does not belong in a log, even where somebody passes it as an extra.
 _PRIVATE = frozenset({"prompt", "negative_prompt"})
-# These libraries log, at DEBUG, what they are given: every value that is written to the database.
+# These libraries log, at DEBUG, what they are given: every value that is written to the database. At INFO every
+# statement, which says nothing and costs a service more than its work.
 _INDISCREET = ("aiosqlite", "sqlalchemy.engine")
 
 
@@ -49,4 +50,4 @@ def configure_logging(settings: ServiceSettings, service: str, *, stream: TextIO
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     for name in _INDISCREET:
-        logging.getLogger(name).setLevel(max(logging.getLogger().level, logging.INFO))
+        logging.getLogger(name).setLevel(max(logging.getLogger().level, logging.WARNING))

@@ -8,11 +8,12 @@ worker, before another begins. Nobody frees a place by hand: the transaction tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, or_, select, text, update
+from sqlalchemy import Select, delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.errors import FailedPrecondition
@@ -103,12 +104,10 @@ class Admission:
     async def queue(self) -> Queue:
         async with self._database.read() as session:
             places = await _places(session)
-            shapes = {
-                video_id: Shape(model, num_frames, width, height, steps)
-                for video_id, model, num_frames, width, height, steps in await session.execute(_shapes())
-            }
-            rows = await session.execute(_columns().where(_waiting))
-            waiting = [_video(row) for row in rows if row.video_id in shapes]  # what came in between comes next time
+            waiting, shapes = [], dict[str, Shape]()
+            for *queued, model, num_frames, width, height, steps in await session.execute(_with_shapes()):
+                waiting.append(_video(queued))
+                shapes[waiting[-1].video_id] = Shape(model, num_frames, width, height, steps)
             line = await self._line(session, waiting)
         return Queue(await asyncio.to_thread(list, line), places, shapes)
 
@@ -159,6 +158,11 @@ def enqueue(session: AsyncSession, video: Video) -> None:
     session.add(row)
 
 
+async def queued_videos(session: AsyncSession, tenant: str) -> int:
+    """How many of the tenant's videos have no place yet."""
+    return await session.scalar(select(func.count()).where(QueueRow.tenant == tenant, _waiting)) or 0
+
+
 async def follow_state(session: AsyncSession, video: Video) -> None:
     """In the transaction that changes a video's state: one that begins holds a place, one that ends none."""
     mine = QueueRow.video_id == video.key.video_id
@@ -189,9 +193,9 @@ def _columns() -> Select[str, str, str, datetime, datetime, float]:
     )
 
 
-def _shapes() -> Select[str, str, int, int, int, int]:
+def _with_shapes() -> Select[Any]:
     sizes = [VideoRow.spec[name].as_integer() for name in ("num_frames", "width", "height", "num_inference_steps")]
-    joined = select(VideoRow.video_id, VideoRow.model, *sizes).join(QueueRow, QueueRow.video_id == VideoRow.video_id)
+    joined = _columns().add_columns(VideoRow.model, *sizes).join(VideoRow, VideoRow.video_id == QueueRow.video_id)
     return joined.where(_waiting)
 
 
@@ -208,7 +212,7 @@ def _heads(count: int, now: datetime) -> Select[str, str, str, datetime, datetim
     )
 
 
-def _video(row: Row[str, str, str, datetime, datetime, float]) -> Waiting:
+def _video(row: Sequence[Any]) -> Waiting:
     video_id, tenant, priority, create_time, due, cost = row
     return Waiting(video_id, tenant, Priority(priority), create_time, due, cost)
 

@@ -1,4 +1,4 @@
-"""`python -m services.gateway.collect [--dry-run]`: deletes files whose time is over, once, and says which.
+"""`python -m services.gateway.collect [--dry-run]`: deletes files and records whose time is over, once; says which.
 
 Takes the gateway's own settings: database, artifact store and how long what is kept. With --dry-run nothing is changed.
 Exit status 1: it could not be done, or not wholly.
@@ -19,6 +19,8 @@ from services.gateway.database import Database
 from services.gateway.retention import Why
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import open_artifacts, retention_of
+
+MOST_COUNTED = 1_000_000
 
 
 @dataclass
@@ -66,6 +68,8 @@ async def _collect(collector: Collector, arguments: argparse.Namespace) -> None:
         print(f"{done} {why}: {total.files} files of {total.videos} videos, {total.size_bytes} bytes")
     whole = sum(total.size_bytes for total in totals.values())
     print(f"{done} {sum(total.files for total in totals.values())} files, {whole} bytes")
+    records = len(await collector.forgettable(MOST_COUNTED)) if arguments.dry_run else await collector.forget()
+    print(f"{done} the records of {records} videos")
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, delete, or_, select, update
 
 from services.gateway.database import Database
 from services.gateway.retention import Rule
@@ -60,6 +60,24 @@ class Collectable:
         async with self._database.write() as session:
             await session.execute(update(VideoRow).where(mine).values(collected=collected.value))
             await session.execute(update(EventRow).where(with_preview).values(preview_jpeg=None))
+
+    async def forgettable(self, before: datetime, limit: int) -> list[VideoKey]:
+        """Videos that ended before then and have no files any more, oldest first."""
+        query = (
+            select(VideoRow.tenant, VideoRow.video_id)
+            .where(VideoRow.collected == Collected.EVERYTHING.value, VideoRow.update_time < before)
+            .where(VideoRow.state.in_([state.value for state in TERMINAL]))
+            .order_by(VideoRow.update_time)
+            .limit(limit)
+        )
+        async with self._database.read() as session:
+            return [VideoKey(*row) for row in await session.execute(query)]
+
+    async def forget(self, keys: Collection[VideoKey]) -> None:
+        """With their events and attempts. What they cost stays in the ledger."""
+        ids = [key.video_id for key in keys]
+        async with self._database.write() as session:
+            await session.execute(delete(VideoRow).where(VideoRow.video_id.in_(ids)))
 
     async def needed(self, keys: Collection[VideoKey]) -> Mapping[VideoKey, bool]:
         """For each key, whether a video of this name may still have files."""

@@ -1,4 +1,4 @@
-"""Deletes files that nobody needs any more, as `Retention` says. Videos' records stay until `DeleteVideo`.
+"""Deletes files that nobody needs any more, as `Retention` says, and long after them the videos' records.
 
 - Of a video that has ended, oldest first: files, then the mark in its record. After a crash in between, deleting again
   does no harm. A video that has not ended is never touched, and ended ones never change.
@@ -60,6 +60,7 @@ class Collector:
             await asyncio.sleep(every_seconds * random.uniform(0.8, 1.2))
             try:
                 await self.collect(self.expired())
+                await self.forget()
                 if time.monotonic() >= walk_at:
                     walk_at = time.monotonic() + orphans_every_seconds * random.uniform(0.8, 1.2)
                     await self.collect(self.orphans())
@@ -79,6 +80,20 @@ class Collector:
         if doomed.keys:
             where = doomed.key.video_id, doomed.key.tenant, len(doomed.keys), doomed.size_bytes, doomed.why
             logger.info("video %s of %s: %d files with %d bytes deleted: %s", *where)
+
+    async def forgettable(self, limit: int = AT_ONCE) -> list[VideoKey]:
+        """Videos whose files are gone and whose records are old enough to go, too."""
+        return await self._collectable.forgettable(datetime.now(UTC) - self._retention.records, limit)
+
+    async def forget(self) -> int:
+        """Deletes those records; returns how many."""
+        forgotten = 0
+        while keys := await self.forgettable():
+            await self._collectable.forget(keys)
+            forgotten += len(keys)
+            metrics.FORGOTTEN.inc(len(keys))
+            logger.info("%d videos forgotten, the last one %s of %s", len(keys), keys[-1].video_id, keys[-1].tenant)
+        return forgotten
 
     async def expired(self) -> AsyncIterator[Doomed]:
         """Files of videos whose time is over."""

@@ -3,7 +3,8 @@
 The setting names SQLite or PostgreSQL by an ordinary URL; the drivers are chosen here. SQLite has a write-ahead
 log, so that readers never wait for a writer, and every writing transaction takes the write lock when it begins (BEGIN
 IMMEDIATE): taking it later could fail half-way, whatever the busy timeout. Writers wait for each other at most
-`BUSY_TIMEOUT_SECONDS`.
+`BUSY_TIMEOUT_SECONDS`; those of one process in order, by a lock of their own, since SQLite's waits by sleeping and has
+no order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import random
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self._writing = self._engine.execution_options(soundstage_write=True)
+        self._turn: AbstractAsyncContextManager[Any] = nullcontext()
         if self._engine.dialect.name == "sqlite":
+            self._turn = asyncio.Lock()
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
 
@@ -69,7 +72,7 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         with _translated():
-            async with AsyncSession(self._writing, expire_on_commit=False) as session, session.begin():
+            async with self._turn, AsyncSession(self._writing, expire_on_commit=False) as session, session.begin():
                 yield session
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ PROMPTS_REJECTED = Counter(
 )
 COLLECTED_FILES = Counter("soundstage_gateway_collected_files_total", "Files deleted after their time.", ["why"])
 COLLECTED_BYTES = Counter("soundstage_gateway_collected_bytes_total", "Bytes deleted after their time.", ["why"])
+FORGOTTEN = Counter("soundstage_gateway_forgotten_videos_total", "Records of videos deleted after their time.")
 SWEPT = Counter(
     "soundstage_gateway_swept_videos_total", "Videos that the sweeper had to set right, by what it did.", ["action"]
 )

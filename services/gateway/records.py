@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.errors import NotFound, ResourceExhausted
 from services.gateway import metrics
-from services.gateway.admission import enqueue, follow_state
+from services.gateway.admission import enqueue, follow_state, queued_videos
 from services.gateway.changes import Changes, Listener
 from services.gateway.database import Database
 from services.gateway.ledger import Ledger
@@ -266,7 +266,7 @@ async def _active(session: AsyncSession, tenant: str) -> dict[State, int]:
 
 
 async def _check_queued(session: AsyncSession, tenant: str, allowance: Allowance) -> None:
-    queued, most = (await _active(session, tenant))[State.QUEUED], allowance.max_queued_videos
+    queued, most = await queued_videos(session, tenant), allowance.max_queued_videos
     if queued >= most:
         raise ResourceExhausted(
             f"{queued} videos are queued and {most} may be: wait for one to begin, or cancel one",

@@ -37,12 +37,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Retention:
-    """Times from a video's end; for orphans, from when they were last written."""
+    """Times from a video's end; for orphans, from when they were last written. Records outlive their files."""
 
     intermediates: timedelta = timedelta(hours=6)
     results: timedelta = timedelta(days=30)
     unfinished: timedelta = timedelta(days=1)
     orphans: timedelta = timedelta(days=1)
+    records: timedelta = timedelta(days=365)
 
     def rules(self, now: datetime) -> Iterator[Rule]:
         """Each video falls under one at most, so that a list of what would be deleted counts nothing twice."""

@@ -15,9 +15,10 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import Priority as TemporalPriority
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from libs.errors import Unavailable
+from libs.serving import TlsFiles
 from services.gateway.video import Priority, Video, VideoKey
 from services.gateway.workflow import MakeVideo, VideoWork
 
@@ -57,18 +58,26 @@ class Runner(Protocol):
 class TemporalRunner:
     """One workflow a video; the workflow's id is the video's."""
 
-    def __init__(self, address: str, namespace: str, task_queue: str, worker_silence_seconds: float = 20.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        namespace: str,
+        task_queue: str,
+        worker_silence_seconds: float = 20.0,
+        tls: TlsFiles | None = None,
+    ) -> None:
         self._address, self._namespace, self._task_queue = address, namespace, task_queue
-        self._worker_silence_seconds = worker_silence_seconds
+        self._worker_silence_seconds, self._tls = worker_silence_seconds, tls
         self._client: Client | None = None
 
     async def connect(self, timeout_seconds: float) -> Client:
-        """Connects, trying again until the deadline. Raises Unavailable when it has passed."""
+        """Connects, trying again until the deadline. Raises Unavailable when it has passed, OSError for TLS files."""
+        tls = False if self._tls is None else await asyncio.to_thread(_tls_config, self._tls)
         deadline = time.monotonic() + timeout_seconds
         while self._client is None:
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout_seconds):
-                    self._client = await Client.connect(self._address, namespace=self._namespace)
+                    self._client = await Client.connect(self._address, namespace=self._namespace, tls=tls)
             except (RuntimeError, RPCError, TimeoutError) as error:
                 if time.monotonic() >= deadline:
                     raise _unavailable(f"Temporal does not answer at {self._address}: {error}") from error
@@ -124,6 +133,11 @@ class TemporalRunner:
         if self._client is None:
             raise _unavailable("not connected to Temporal yet")
         return self._client
+
+
+def _tls_config(files: TlsFiles) -> TLSConfig:
+    ca, cert, key = (path.read_bytes() if path else None for path in (files.ca, files.cert, files.key))
+    return TLSConfig(server_root_ca_cert=ca, client_cert=cert, client_private_key=key)
 
 
 def _is_missing(error: RPCError) -> bool:

@@ -34,6 +34,18 @@ class GatewaySettings(ServiceSettings):
     temporal_task_queue: str = "soundstage-videos"
     """Task queue that workers take videos from."""
 
+    temporal_tls: bool = False
+    """Encrypt the connection to Temporal; implied by the next three."""
+
+    temporal_ca: Path | None = None
+    """Authority, PEM, of Temporal's certificate; the system's when left out."""
+
+    temporal_cert: Path | None = None
+    """Certificate, PEM, that the gateway shows to Temporal. Read at start, like the other two."""
+
+    temporal_key: Path | None = None
+    """Key of `temporal_cert`, PEM."""
+
     temporal_connect_seconds: float = Field(default=60.0, gt=0)
     """How long to wait for Temporal at start before giving up."""
 
@@ -145,6 +157,9 @@ class GatewaySettings(ServiceSettings):
     keep_unfinished_seconds: float = Field(default=86_400.0, ge=0)
     """How long the files of a video that FAILED or was CANCELLED stay."""
 
+    keep_records_seconds: float = Field(default=365 * 86_400.0, ge=0)
+    """How long the record of a video stays after its end, with its events; never shorter than its files."""
+
     keep_orphans_seconds: float = Field(default=86_400.0, ge=3600)
     """How long files stay that belong to no video, since they were last written."""
 
@@ -177,6 +192,18 @@ class GatewaySettings(ServiceSettings):
     def stages_tls(self) -> TlsFiles | None:
         """None for plaintext."""
         return TlsFiles(self.stages_cert, self.stages_key, self.stages_ca) if self.stages_ca else None
+
+    @property
+    def temporal_tls_files(self) -> TlsFiles | None:
+        """None for plaintext."""
+        wanted = self.temporal_tls or self.temporal_ca or self.temporal_cert
+        return TlsFiles(self.temporal_cert, self.temporal_key, self.temporal_ca) if wanted else None
+
+    @model_validator(mode="after")
+    def _temporal_tls_is_whole(self) -> Self:
+        if (self.temporal_cert is None) != (self.temporal_key is None):
+            raise ValueError("temporal_cert and temporal_key go together: name both files, or none")
+        return self
 
     @model_validator(mode="after")
     def _stages_tls_is_whole(self) -> Self:

@@ -21,8 +21,8 @@ from services.gateway.records import Records
 from services.gateway.speeds import Speeds
 from services.gateway.video import Shape, Spec, Stage, State, Status, Video
 
-PAUSE_SECONDS, PAUSE_SECONDS_A_VIDEO, LONGEST_PAUSE_SECONDS = 0.04, 0.0006, 5.0
-"""Twenty times what it takes: about 2 ms, and 30 µs for every video in the line."""
+PAUSE_SECONDS, PAUSE_SECONDS_A_VIDEO, LONGEST_PAUSE_SECONDS = 0.2, 0.0006, 5.0
+"""About twenty times what it takes: some 5 ms, and 30 µs for every video in the line."""
 SPEEDS_SECONDS, UNKNOWN_SECONDS = 2.0, 0.25
 """How long measured speeds are used before they are asked for again, and how long nothing is asked of a model of which
 nothing is known: a rush of first videos must not ask for each."""

@@ -40,8 +40,11 @@ class Tenants:
 
     async def lock(self, session: AsyncSession, tenant: str) -> Allowance:
         """The allowance; until the transaction ends, nobody else counts or spends for this tenant. Makes its row."""
-        await _ensure(session, tenant)
-        return self._of(await session.scalar(select(TenantRow).where(TenantRow.tenant == tenant).with_for_update()))
+        locked = select(TenantRow).where(TenantRow.tenant == tenant).with_for_update()
+        if (row := await session.scalar(locked)) is None:
+            await _ensure(session, tenant)
+            row = await session.scalar(locked)
+        return self._of(row)
 
     async def set(self, tenant: str, **figures: float | None) -> Allowance:
         """Gives a tenant figures of its own, by their names in `Allowance`; None puts the default back."""

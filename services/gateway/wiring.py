@@ -76,6 +76,7 @@ class Gateway:
             settings.temporal_namespace,
             settings.temporal_task_queue,
             settings.worker_silence_seconds,
+            settings.temporal_tls_files,
         )
         self.endpoints = [] if settings.role == "worker" else [self._endpoint()]
 
@@ -231,6 +232,7 @@ def retention_of(settings: GatewaySettings) -> Retention:
         results=timedelta(seconds=settings.keep_results_seconds),
         unfinished=timedelta(seconds=settings.keep_unfinished_seconds),
         orphans=timedelta(seconds=settings.keep_orphans_seconds),
+        records=timedelta(seconds=settings.keep_records_seconds),
     )
 
 

@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from deploy.local import ports as ports_module
 from deploy.local import stack
+from deploy.local.__main__ import main
 from deploy.local.health import NotReadyError
 from deploy.local.plan import STAGES, Planned, plan
 from deploy.local.ports import free_ports
@@ -39,6 +41,17 @@ server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
 server.start()
 server.wait_for_termination()
 """
+# Refuses every call, and says with which token it came.
+ASKING = """
+import grpc
+from soundstage.video.v1 import video_pb2_grpc as rpc
+class Asking:
+    def __getattr__(self, name):
+        return self.refuse
+    def refuse(self, request, context):
+        token = dict(context.invocation_metadata()).get("authorization")
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, f"shown: {token}")
+""" + SERVER.replace("server.add_ins", "rpc.add_VideoServiceServicer_to_server(Asking(), server)\nserver.add_ins")
 
 
 @pytest.fixture
@@ -207,6 +220,19 @@ def test_a_stack_starts_is_found_and_stops(tmp_path: Path, monkeypatch: pytest.M
     assert len(processes) == 2
     assert not any(process.is_alive() for process in processes)
     assert state.address == ""
+
+
+def test_a_video_shows_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "plan", lambda *_: [planned_server("gateway", ASKING)])
+    state = State(tmp_path)
+    try:
+        stack.start_stack(state, end_with_parent=True, say=print)
+        words = ["--state", str(tmp_path), "video", "--prompt", "a campfire", "--out", str(tmp_path / "a.mp4")]
+        answer = CliRunner().invoke(main, words, env={"SOUNDSTAGE_TOKEN": "key-1"})
+    finally:
+        stack.stop_stack(state)
+    assert answer.exit_code == 1
+    assert "shown: Bearer key-1" in answer.output
 
 
 def test_a_service_that_ends_takes_the_start_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

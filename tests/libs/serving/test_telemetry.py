@@ -69,6 +69,13 @@ def test_less_severe_records_are_left_out(lines: io.StringIO) -> None:
     assert lines.getvalue() == ""
 
 
+def test_statements_are_no_news(lines: io.StringIO) -> None:
+    logging.getLogger("sqlalchemy.engine.Engine").info("SELECT 1")
+    assert lines.getvalue() == ""
+    logging.getLogger("sqlalchemy.engine.Engine").warning("lost")
+    assert _only(lines)["message"] == "lost"
+
+
 def test_warnings_are_logged(lines: io.StringIO) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +111,24 @@ async def working(settings: GatewaySettings) -> AsyncIterator[None]:
         yield
     finally:
         await worker.stop()
+
+
+@contextmanager
+def gateway_process(settings: GatewaySettings, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """An api or a worker as a process of its own, and the address that it will listen at; killed at the end."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    told = {name: getattr(settings, name) for name in settings.model_fields_set} | {"grpc_port": port}
+    environment = {f"SOUNDSTAGE_GATEWAY_{name.upper()}": str(value) for name, value in told.items()}
+    with (folder / f"{settings.role}-{port}.log").open("wb") as log:
+        command = [sys.executable, "-m", "services.gateway"]
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield process, f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 @pytest.fixture

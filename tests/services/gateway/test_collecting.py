@@ -10,6 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -175,6 +176,32 @@ async def test_a_collection_that_breaks_off_is_finished_by_the_next(scene: Scene
         await collector.collect(collector.expired())
     assert names(scene, video) == set()
     assert (await scene.get(video.name)).result.deleted
+
+
+async def test_records_go_long_after_their_files_and_only_then(scene: Scene) -> None:
+    """Two ended, of which one still has its result; one is at work. What was paid stays in the ledger."""
+    kept, gone = await scene.create(), await scene.create()
+    for video in (kept, gone):
+        await scene.watch(video.name)
+    store = FolderStore(scene.artifacts)
+    retention = replace(AT_ONCE, records=timedelta(0))
+    async with collecting(scene.settings, retention, store) as collector:
+        assert await collector.forget() == 0
+        async for doomed in collector.expired():
+            if doomed.key.video_id in gone.name:
+                await collector.delete(doomed)
+        scene.stages.encode.steps, scene.stages.encode.step_seconds = 1000, 0.2
+        at_work = await scene.create()
+        assert [key.video_id for key in await collector.forgettable()] == [gone.name.removeprefix("videos/")]
+        assert await collector.forget() == 1
+    assert isinstance(await refused(scene.get(gone.name)), NotFound)
+    listed = await scene.stub.ListVideos(pb.ListVideosRequest())
+    assert {video.name for video in listed.videos} == {kept.name, at_work.name}
+    async with collecting(scene.settings, replace(AT_ONCE, records=timedelta(days=1)), store) as collector:
+        await collector.collect(collector.expired())
+        assert await collector.forget() == 0
+    await scene.stub.CancelVideo(pb.CancelVideoRequest(name=at_work.name))
+    await scene.watch(at_work.name)
 
 
 async def test_a_worker_collects_by_itself(

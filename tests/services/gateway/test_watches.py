@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -35,7 +30,7 @@ from services.gateway.standing import forecast
 from services.gateway.tenants import Allowance, Tenants
 from services.gateway.video import AudioIntent, Preset, Priority, Shape, Spec, State, Status, Video, VideoKey
 from services.gateway.watches import KEPT_EVENTS, Watches
-from tests.services.gateway.conftest import TERMINAL, Scene, working
+from tests.services.gateway.conftest import TERMINAL, Scene, gateway_process, working
 from tests.support.stages import StageServers
 
 SPEC = Spec("diorama", "a campfire", "", 1.0, 12, 256, 256, 12.0, 4, 5.0, 1, Preset.FAST, AudioIntent.FULL)
@@ -211,7 +206,8 @@ async def test_a_cut_watch_goes_on_at_another_replica(
     """Two api processes and a worker; the one that is watched is killed in the middle of a stage."""
     stages.denoise.steps, stages.denoise.step_seconds = 12, 0.5
     settings = settings_of(stages, role="worker", max_concurrent_stages=1)
-    with api_process(settings, tmp_path) as (first, address), api_process(settings, tmp_path) as (_, other):
+    api = settings.model_copy(update={"role": "api"})
+    with gateway_process(api, tmp_path) as (first, address), gateway_process(api, tmp_path) as (_, other):
         async with working(settings), open_channel(address) as channel, open_channel(other) as other_channel:
             stub, other_stub = rpc.VideoServiceStub(channel), rpc.VideoServiceStub(other_channel)
             await asyncio.gather(channel.channel_ready(), other_channel.channel_ready())
@@ -226,28 +222,3 @@ async def test_a_cut_watch_goes_on_at_another_replica(
     assert [event.sequence for event in events] == list(range(1, events[-1].sequence + 1))
     assert events[-1].video.state == pb.STATE_SUCCEEDED
     assert all(event.video.state not in TERMINAL for event in events[:-1])
-
-
-@contextmanager
-def api_process(settings: GatewaySettings, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    given = {
-        "ROLE": "api",
-        "GRPC_PORT": str(port),
-        "DATABASE_URL": settings.database_url,
-        "ARTIFACTS_URL": settings.artifacts_url,
-        "TEMPORAL_ADDRESS": settings.temporal_address,
-        "TEMPORAL_TASK_QUEUE": settings.temporal_task_queue,
-    }
-    environment = {**os.environ, **{f"SOUNDSTAGE_GATEWAY_{name}": value for name, value in given.items()}}
-    with (folder / f"api-{port}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.gateway"], env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process, f"127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
