@@ -82,7 +82,8 @@ class Standings:
     async def of(self, video: Video, at: datetime) -> Standing:
         """As of `at` for a video at work, as of now for a queued one; it is 0 videos behind once it has begun."""
         if video.status.state is State.RUNNING:
-            return Standing(0, eta_seconds(video.status, await self._expectations.of(video.spec), at))
+            # With what was known when it began: an event that is read again says the same.
+            return Standing(0, eta_seconds(video.status, video.expected_seconds, at))
         if video.status.state is not State.QUEUED:
             return Standing(0, None)
         expected = await self._expectations.of(video.spec)

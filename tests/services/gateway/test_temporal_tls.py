@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,35 +16,7 @@ from services.gateway.settings import GatewaySettings
 from tests.services.gateway.conftest import serving_gateway
 from tests.support.certificates import Authority
 from tests.support.stages import StageServers
-
-
-@asynccontextmanager
-async def behind_tls(target: str, files: TlsFiles) -> AsyncIterator[str]:
-    """Takes callers with a certificate of `files.ca` only; address."""
-    assert files.cert is not None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files.cert, files.key)
-    context.load_verify_locations(files.ca)
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.set_alpn_protocols(["h2"])
-    host, _, port = target.rpartition(":")
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, here = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(passed(reader, here), passed(there, writer))
-
-    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+from tests.support.tls_proxy import serving_tls
 
 
 async def test_a_video_is_made_over_tls_and_strangers_are_not_let_in(
@@ -55,7 +24,7 @@ async def test_a_video_is_made_over_tls_and_strangers_are_not_let_in(
 ) -> None:
     ours = Authority()
     server, client = ours.files(tmp_path / "server"), ours.files(tmp_path / "client")
-    async with behind_tls(temporal_address, server) as address:
+    with serving_tls(temporal_address, server) as address:
         named = {"temporal_ca": client.ca, "temporal_cert": client.cert, "temporal_key": client.key}
         settings = settings_of(stages, **named).model_copy(update={"temporal_address": address})
         async with serving_gateway(settings, stages, tmp_path / "artifacts") as scene:
