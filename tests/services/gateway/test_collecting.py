@@ -256,7 +256,7 @@ async def test_the_command_says_what_would_go_and_then_deletes_it(scene: Scene) 
     assert done == planned.replace("would delete", "deleted")
     assert set(scene.files()) == kept
     assert names(scene, video) == RESULT
-    assert await command() == "deleted 0 files, 0 bytes\n"
+    assert await command() == "deleted 0 files, 0 bytes\ndeleted the records of 0 videos\n"
 
 
 async def test_on_s3_results_go_out_by_the_public_name_and_deleting_survives_a_cut(
