@@ -25,7 +25,7 @@ from diffusers.modular_pipelines.hunyuan_video1_5.encoders import (
 )
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (
+from transformers import (  # type: ignore[attr-defined]  # made on demand
     ByT5Tokenizer,
     Qwen2_5_VLTextModel,
     Qwen2TokenizerFast,

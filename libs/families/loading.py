@@ -98,7 +98,7 @@ def use_dtype(folder: Path) -> torch.dtype:
 
 
 def _is_bfloat16_fast() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _expect_weights(folder: Path) -> list[Path]:

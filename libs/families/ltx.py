@@ -24,7 +24,7 @@ from diffusers.modular_pipelines.ltx.decoders import LTXUnpackLatentsStep
 from diffusers.modular_pipelines.ltx.denoise import LTXDenoiseStep, LTXImage2VideoDenoiseStep
 from diffusers.modular_pipelines.ltx.encoders import LTXTextEncoderStep
 from torch import Tensor
-from transformers import T5EncoderModel, T5TokenizerFast
+from transformers import T5EncoderModel, T5TokenizerFast  # type: ignore[attr-defined]  # made on demand
 
 from libs.families.events import StepBegins, StepEnds
 from libs.families.first_frame import FirstFrameStep

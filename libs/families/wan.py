@@ -371,5 +371,5 @@ def _decoded(vae: Module, latents: Tensor) -> Iterator[Tensor]:
     for index in range(hidden.shape[2]):
         chunk = vae.decoder(hidden[:, :, index : index + 1], feat_cache=seen, feat_idx=[0], first_chunk=index == 0)
         if vae.config.patch_size is not None:
-            chunk = unpatchify(chunk, patch_size=vae.config.patch_size)
+            chunk = unpatchify(chunk, patch_size=vae.config.patch_size)  # type: ignore[no-untyped-call]
         yield chunk.clamp(-1.0, 1.0)
