@@ -8,6 +8,9 @@ BASE ?= $(shell git rev-parse --quiet --verify origin/main >/dev/null 2>&1 && ec
 
 PROMPT ?=
 OUT ?= video.mp4
+# TRITON=1: transformer and VAE decoder run on a real tritonserver.
+TRITON ?=
+WITH_TRITON = $(if $(filter 1,$(TRITON)),--triton)
 
 .DEFAULT_GOAL := help
 # proto-check rewrites files that the other checks read.
@@ -38,11 +41,11 @@ video: export SOUNDSTAGE_VIDEO_DURATION := $(value DURATION)
 video: export SOUNDSTAGE_VIDEO_SEED := $(value SEED)
 video: export SOUNDSTAGE_VIDEO_STEPS := $(value STEPS)
 video: export SOUNDSTAGE_VIDEO_PRESET := $(value PRESET)
-video: $(READY) ## One video: PROMPT="..." [OUT=video.mp4 DURATION=s SEED=n IMAGE=file STEPS=n NEGATIVE="..." PRESET=fast|standard]
-	@$(BIN)/python -m deploy.local video
+video: $(READY) ## One video: PROMPT="..." [OUT=video.mp4 DURATION=s SEED=n IMAGE=file STEPS=n NEGATIVE="..." PRESET=fast|standard TRITON=1]
+	@$(BIN)/python -m deploy.local video $(WITH_TRITON)
 
-up: $(READY) ## Start Temporal and the five services, and keep them running
-	@$(BIN)/python -m deploy.local up
+up: $(READY) ## Start Temporal and the five services, and keep them running; TRITON=1: and a tritonserver
+	@$(BIN)/python -m deploy.local up $(WITH_TRITON)
 
 down: $(READY) ## Stop them
 	@$(BIN)/python -m deploy.local down
@@ -63,7 +66,7 @@ lint: $(READY) ## Check style and format
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "repair it with: make fmt"; exit 1; }
 
 types: $(READY) ## Check types
-	@$(BIN)/mypy libs services client deploy/local || { echo "see it again with: make types"; exit 1; }
+	@$(BIN)/mypy libs services client deploy/local deploy/triton || { echo "see it again with: make types"; exit 1; }
 
 imports: $(READY) ## Check who may import whom
 	@$(BIN)/lint-imports --no-cache || { echo "the rules are in pyproject.toml, importlinter; see it again with: make imports"; exit 1; }

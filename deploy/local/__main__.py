@@ -53,8 +53,9 @@ def main(context: click.Context, folder: Path) -> None:
 
 
 @main.command()
+@click.option("--triton", is_flag=True, help="Start a tritonserver too; the networks run there.")
 @click.pass_obj
-def up(state: State) -> None:
+def up(state: State, triton: bool) -> None:
     """Starts everything and leaves it running."""
     console = Console(stderr=True)
     with _told_to_people(), state.locked():
@@ -62,7 +63,7 @@ def up(state: State) -> None:
             click.echo(f"already up at {state.address}")
             return
         with console.status("starting") as status:
-            address = start_stack(state, end_with_parent=False, say=lambda text: status.update(text))
+            address = start_stack(state, end_with_parent=False, say=lambda text: status.update(text), triton=triton)
     click.echo(f'up at {address}; next: .venv/bin/soundstage create --wait "a campfire on a beach at night"')
 
 
@@ -99,6 +100,7 @@ def status(state: State) -> None:
 @click.option("--steps", envvar="SOUNDSTAGE_VIDEO_STEPS", type=int)
 @click.option("--preset", envvar="SOUNDSTAGE_VIDEO_PRESET", type=click.Choice(get_args(PresetName)))
 @click.option("--token", envvar="SOUNDSTAGE_TOKEN", default="", help="API key or JWT, for a stack that asks who calls.")
+@click.option("--triton", is_flag=True, help="Start a tritonserver too; the networks run there.")
 @click.pass_obj
 def video(
     state: State,
@@ -111,6 +113,7 @@ def video(
     steps: int | None,
     preset: PresetName | None,
     token: str,
+    triton: bool,
 ) -> None:
     """Makes one video: starts what is not up, waits for it, writes --out and a poster, stops what it started."""
     if not prompt.strip():
@@ -119,7 +122,7 @@ def video(
         raise click.UsageError(f"OUT={out}: the file is an MP4; give it a name that ends with .mp4")
     order = Order(prompt, out, negative, image, duration, seed, steps, preset)
     with _told_to_people(), _ended_by_signals():
-        make_video(order, state, Console(stderr=True), token)
+        make_video(order, state, Console(stderr=True), token, triton=triton)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-__all__ = ["NotReadyError", "is_serving", "wait_until_serving"]
+__all__ = ["NotReadyError", "is_serving", "wait_until", "wait_until_serving"]
 
 POLL_SECONDS = 0.2
 CALL_SECONDS = 2.0
@@ -31,9 +31,14 @@ def is_serving(port: int, service: str = "", *, timeout_seconds: float = CALL_SE
 
 def wait_until_serving(port: int, service: str, *, deadline: float, check_alive: Callable[[], None]) -> bool:
     """False at ``deadline`` (of time.monotonic). ``check_alive`` is called between looks and may raise."""
+    return wait_until(lambda: is_serving(port, service), deadline=deadline, check_alive=check_alive)
+
+
+def wait_until(answers: Callable[[], bool], *, deadline: float, check_alive: Callable[[], None]) -> bool:
+    """False at ``deadline`` (of time.monotonic). ``check_alive`` is called between looks and may raise."""
     while time.monotonic() < deadline:
         check_alive()
-        if is_serving(port, service):
+        if answers():
             return True
         time.sleep(POLL_SECONDS)
     return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -12,12 +14,15 @@ from pathlib import Path
 from deploy.local.ports import free_ports
 from deploy.local.state import State
 
-__all__ = ["MODELS", "REPOSITORY", "STAGES", "Planned", "plan"]
+__all__ = ["MODELS", "REPOSITORY", "STAGES", "TRITON", "Planned", "plan", "triton_memory"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 MODELS = REPOSITORY / "models"
 STAGES = ("encoder", "denoiser", "audio", "muxer")
+TRITON = "triton"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+REMOTE = ("denoiser", "muxer")
+"""Who uses Triton where there is one."""
 GRACE_SECONDS = 5
 STAGE_AWAY_ATTEMPTS = 8
 """A minute and a half: nobody starts a service anew here that has died."""
@@ -34,13 +39,18 @@ class Planned:
     needs: tuple[str, ...] = ()
 
 
-def plan(state: State, inherited: Mapping[str, str]) -> list[Planned]:
-    """All processes with ports of their own; the gateway is last. ``inherited`` settings win over the defaults here."""
-    names = ("temporal", *STAGES, "gateway")
+def plan(state: State, inherited: Mapping[str, str], triton: bool = False) -> list[Planned]:
+    """All processes with ports of their own; the gateway is last. ``inherited`` settings win over the defaults here.
+
+    triton: a tritonserver too, which denoiser and muxer then use.
+    """
+    names = ("temporal", *STAGES, "gateway", *((TRITON,) if triton else ()))
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     base = {**_thread_counts(), "PYTHONUNBUFFERED": "1", **inherited}
     temporal = Planned("temporal", _temporal_command(state, ports["temporal"]), base, ports["temporal"])
-    stages = [_service(name, ports[name], state, base, {}) for name in STAGES]
+    stages = [_service(name, ports[name], state, base, {}) for name in STAGES if name not in REMOTE or not triton]
+    if triton:
+        stages += [_triton(ports[TRITON], state, base), *(_with_triton(name, ports, state, base) for name in REMOTE)]
     gateway = _service("gateway", ports["gateway"], state, base, _gateway_settings(state, ports), needs=("temporal",))
     return [temporal, *stages, gateway]
 
@@ -67,6 +77,30 @@ def _service(
         prefix + "GRPC_PORT": str(port),
     }
     return Planned(name, (sys.executable, "-m", f"services.{name}"), environment, port, needs)
+
+
+def _with_triton(name: str, ports: Mapping[str, int], state: State, base: Mapping[str, str]) -> Planned:
+    wiring = {"TRITON_ADDRESSES": json.dumps([f"127.0.0.1:{ports[TRITON]}"])}
+    return _service(name, ports[name], state, base, wiring, needs=(TRITON,))
+
+
+def _triton(port: int, state: State, base: Mapping[str, str]) -> Planned:
+    """Who calls waits while Triton works, so each may have every core."""
+    (metrics_port,) = free_ports(1)
+    options = {
+        "models": MODELS,
+        "repository": state.triton,
+        "grpc-port": port,
+        "metrics-port": metrics_port,
+        "name": triton_memory(state),
+    }
+    command = (sys.executable, "-m", "deploy.triton", *(f"--{key}={value}" for key, value in options.items()))
+    return Planned(TRITON, command, base, port)
+
+
+def triton_memory(state: State) -> str:
+    """How the names of the shared memory of this stack's tritonserver begin: it may have to be removed after it."""
+    return f"soundstage-{hashlib.sha256(str(state.folder).encode()).hexdigest()[:12]}"
 
 
 def _gateway_settings(state: State, ports: Mapping[str, int]) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from deploy.local.health import NotReadyError, is_serving, wait_until_serving
-from deploy.local.plan import REPOSITORY, Planned, plan
+from deploy.local.health import NotReadyError, is_serving, wait_until
+from deploy.local.plan import REPOSITORY, TRITON, Planned, plan, triton_memory
 from deploy.local.processes import Process, start, stop, tail
 from deploy.local.state import State
 
@@ -33,17 +34,22 @@ def is_up(state: State) -> bool:
 
 
 def answers(process: Process) -> bool:
-    return is_serving(process.port, _health_name(process))
+    if process.name == TRITON:
+        from deploy.triton.ready import answers_inference  # only who asks for Triton needs its client
+
+        return answers_inference(f"127.0.0.1:{process.port}")
+    return is_serving(process.port, TEMPORAL_HEALTH if process.name == TEMPORAL else "")
 
 
-def start_stack(state: State, *, end_with_parent: bool, say: Say) -> str:
-    """Starts everything and returns the gateway's address, with nothing left running where that fails.
+def start_stack(state: State, *, end_with_parent: bool, say: Say, triton: bool = False) -> str:
+    """Starts everything, with ``triton`` a tritonserver too. Returns the gateway's address.
 
-    Raises NotReadyError with the end of the log of the process that is to blame. Stale processes are stopped first.
+    Nothing is left running where that fails. Raises NotReadyError with the end of the log of the process that is to
+    blame. Stale processes are stopped first.
     """
     state.make_folders()
     stop_stack(state)
-    planned = plan(state, os.environ)
+    planned = plan(state, os.environ, triton)
     running: list[Process] = []
     try:
         for part in planned:
@@ -62,13 +68,22 @@ def start_stack(state: State, *, end_with_parent: bool, say: Say) -> str:
 
 def stop_stack(state: State) -> list[str]:
     """Stops what was started, also by a run that is long gone. Returns the names of those that had to be killed."""
-    temporal = [process for process in state.processes() if process.name == TEMPORAL]
-    services = [process for process in state.processes() if process.name != TEMPORAL]
+    processes = state.processes()
+    temporal = [process for process in processes if process.name == TEMPORAL]
+    services = [process for process in processes if process.name != TEMPORAL]
     killed = stop(services, grace_seconds=GRACE_SECONDS)
     # Last: with a worker's long poll still open, it waits some 9 s for it.
     killed += stop(temporal, grace_seconds=GRACE_SECONDS)
+    if any(process.name == TRITON for process in processes):
+        _remove_triton_memory(state)
     state.forget()
     return killed
+
+
+def _remove_triton_memory(state: State) -> None:
+    from deploy.triton.server import remove_leftovers  # only who asked for Triton needs its client
+
+    remove_leftovers(triton_memory(state))
 
 
 def _start(part: Planned, state: State, end_with_parent: bool) -> Process:
@@ -87,9 +102,7 @@ def _start(part: Planned, state: State, end_with_parent: bool) -> Process:
 def _wait_for(processes: Sequence[Process], all_running: Sequence[Process], say: Say | None = None) -> None:
     deadline = time.monotonic() + READY_SECONDS
     for process in processes:
-        if not wait_until_serving(
-            process.port, _health_name(process), deadline=deadline, check_alive=lambda: _check_alive(all_running)
-        ):
+        if not wait_until(partial(answers, process), deadline=deadline, check_alive=lambda: _check_alive(all_running)):
             raise NotReadyError(f"{process.name} was not ready after {READY_SECONDS:g} s{_log_of(process)}")
         if say is not None:
             say(f"{process.name} is ready")
@@ -103,7 +116,3 @@ def _check_alive(processes: Sequence[Process]) -> None:
 
 def _log_of(process: Process) -> str:
     return f"; the end of {process.log}:\n\n{tail(Path(process.log))}\n"
-
-
-def _health_name(process: Process) -> str:
-    return TEMPORAL_HEALTH if process.name == TEMPORAL else ""

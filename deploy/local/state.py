@@ -37,6 +37,11 @@ class State:
         return self.folder / "temporal.db"
 
     @property
+    def triton(self) -> Path:
+        """The model repository of a tritonserver, written anew at each start."""
+        return self.folder / "triton"
+
+    @property
     def address(self) -> str:
         """Of the gateway; empty when no stack was started, or it was stopped."""
         file = self.folder / "address"

@@ -18,6 +18,7 @@ from client import SoundstageClient, SoundstageClientError
 from client.progress import ProgressDisplay, stage_table
 from client.request import PresetName
 from client.text import failure_of
+from deploy.local.plan import TRITON
 from deploy.local.processes import stop
 from deploy.local.stack import GRACE_SECONDS, is_up, start_stack, stop_stack
 from deploy.local.state import State
@@ -51,13 +52,13 @@ class Order:
         return self.out.with_suffix(".jpg")
 
 
-def make_video(order: Order, state: State, console: Console, token: str = "") -> None:
+def make_video(order: Order, state: State, console: Console, token: str = "", *, triton: bool = False) -> None:
     """Uses the stack of ``state`` if it is up, else one of its own that it stops again. Ctrl-C cancels the video.
 
-    token: an API key or a JWT, for a stack that asks who calls.
+    token: an API key or a JWT, for a stack that asks who calls. triton: the stack must have a tritonserver.
     """
     began = time.monotonic()
-    with _stack(state, console) as address, SoundstageClient(address, token=token) as client:
+    with _stack(state, console, triton) as address, SoundstageClient(address, token=token) as client:
         video = _create(order, client)
         console.print(f"{order.prompt!r}, seed {video.spec.seed}", highlight=False, markup=False)
         video = _follow(client, video, console)
@@ -82,8 +83,8 @@ def stop_stale_runs(state: State) -> None:
 
 
 @contextmanager
-def _stack(state: State, console: Console) -> Iterator[str]:
-    if is_up(state):
+def _stack(state: State, console: Console, triton: bool) -> Iterator[str]:
+    if is_up(state) and (not triton or any(process.name == TRITON for process in state.processes())):
         yield state.address
         return
     stop_stale_runs(state)
@@ -92,7 +93,7 @@ def _stack(state: State, console: Console) -> Iterator[str]:
     finished = False
     try:
         with console.status("starting") as status:
-            address = start_stack(run, end_with_parent=True, say=lambda text: status.update(text))
+            address = start_stack(run, end_with_parent=True, say=lambda text: status.update(text), triton=triton)
         yield address
         finished = True
     finally:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from libs.families.pipelines import DecodePipeline, DenoisePipeline, EncodePipeline
+    from libs.families.remote import Infer, RemoteDecoder, RemoteTransformer
     from libs.families.sentences import SentenceEmbedder
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "load_decode",
     "load_denoise",
     "load_encode",
+    "load_remote_decoder",
+    "load_remote_transformer",
     "load_sentences",
     "load_sound",
     "use_threads",
@@ -48,11 +51,25 @@ def load_denoise(model_dir: Path, family: str, transformer: nn.Module | None = N
     return DenoisePipeline(model_dir, family, transformer)
 
 
-def load_decode(model_dir: Path, family: str) -> DecodePipeline:
-    """The decode block: latents to frames."""
+def load_remote_transformer(model_dir: Path, family: str, infer: Infer) -> RemoteTransformer:
+    """For `load_denoise`: a transformer whose calls go through ``infer``. Nothing of its weights is read here."""
+    from libs.families.remote import RemoteTransformer
+
+    return RemoteTransformer(model_dir, family, infer)
+
+
+def load_decode(model_dir: Path, family: str, decoder: nn.Module | None = None) -> DecodePipeline:
+    """The decode block: latents to frames. ``decoder`` replaces the model folder's VAE, which is then not loaded."""
     from libs.families.pipelines import DecodePipeline
 
-    return DecodePipeline(model_dir, family)
+    return DecodePipeline(model_dir, family, decoder)
+
+
+def load_remote_decoder(model_dir: Path, family: str, infer: Infer) -> RemoteDecoder:
+    """For `load_decode`: a decoder whose calls go through ``infer``. Nothing of its weights is read here."""
+    from libs.families.remote import RemoteDecoder
+
+    return RemoteDecoder(model_dir, family, infer)
 
 
 def load_sound(model_dir: Path, family: str) -> SoundPipeline:

@@ -118,9 +118,9 @@ class DenoisePipeline:
 
 
 class DecodePipeline:
-    def __init__(self, model_dir: Path, family: str) -> None:
+    def __init__(self, model_dir: Path, family: str, decoder: nn.Module | None = None) -> None:
         self._family = family_named(family)
-        self._components = self._family.decode.load(model_dir)
+        self._components = self._family.decode.load(model_dir) if decoder is None else {"vae": decoder}
 
     def __call__(self, latents: Mapping[str, NDArray[Any]], num_frames: int) -> Iterator[NDArray[np.uint8]]:
         """Frames in order, in chunks (t, H, W, 3) uint8, ``num_frames`` in all.

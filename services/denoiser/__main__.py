@@ -8,12 +8,13 @@ from soundstage.denoiser.v1 import denoiser_pb2_grpc as rpc
 
 from libs.artifacts import open_store
 from libs.catalog import Catalog
-from libs.families import PipelineCache, load_denoise, use_threads
+from libs.families import PipelineCache, use_threads
 from libs.serving import Endpoint, configure_logging, serve
 from services.denoiser.denoise import Denoiser
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.servicer import SERVICE_NAME, DenoiserServicer
 from services.denoiser.settings import DenoiserSettings
+from services.denoiser.triton import opened_loader
 
 
 async def main() -> None:
@@ -26,15 +27,18 @@ async def main() -> None:
         public_endpoint=settings.s3_public_endpoint,
     )
     catalog = Catalog.read(settings.models_dir)
-    denoiser = Denoiser(store, catalog, PipelineCache(load_denoise), DenoiserMetrics(), settings.max_active_videos)
-    servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
+    async with opened_loader(settings, catalog) as load:
+        denoiser = Denoiser(store, catalog, PipelineCache(load), DenoiserMetrics(), settings.max_active_videos)
+        servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
 
-    async def start() -> None:
-        await asyncio.to_thread(use_threads, settings.torch_threads)
-        models = catalog.names() if settings.warm_models is None else settings.warm_models
-        await asyncio.to_thread(denoiser.warm, models)
+        async def start() -> None:
+            await asyncio.to_thread(use_threads, settings.torch_threads)
+            models = catalog.names() if settings.warm_models is None else settings.warm_models
+            await asyncio.to_thread(denoiser.warm, models)
 
-    await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)], start=start)
+        await serve(
+            settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)], start=start
+        )
 
 
 if __name__ == "__main__":

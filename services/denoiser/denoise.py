@@ -14,6 +14,7 @@ from libs.catalog import Catalog, ModelCard
 from libs.errors import FieldViolation, InvalidRequest, ResourceExhausted
 from libs.families import PipelineCache, Step
 from libs.serving import Stage
+from libs.triton import Call, calling
 from services.denoiser.limits import check_limits
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.preview import to_jpeg
@@ -101,7 +102,7 @@ class Denoiser:
             pipeline, load_seconds = self._load(card)
             stage.emit(StepDone(0, job.num_inference_steps, 0.0))
             began = time.perf_counter()
-            with Turn(self._turns, stage.raise_if_cancelled) as turn:
+            with Turn(self._turns, stage.raise_if_cancelled) as turn, calling(Call(stage.raise_if_cancelled)):
                 tensors = pipeline(
                     conditioning,
                     width=job.width,

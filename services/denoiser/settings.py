@@ -24,3 +24,15 @@ class DenoiserSettings(ServiceSettings):
 
     max_active_videos: int = Field(default=4, ge=1, le=1000)
     """Videos at work at the same time, taking turns step by step; one more is refused with RESOURCE_EXHAUSTED."""
+
+    triton_addresses: tuple[str, ...] = ()
+    """Where the transformer runs: host:port of tritonservers, as a JSON list; empty: in this process."""
+
+    triton_call_seconds: float = Field(default=120.0, gt=0)
+    """Deadline of one transformer call to one Triton pod, its queue there included."""
+
+    triton_attempts: int = Field(default=4, ge=1, le=20)
+    """Calls made for one step, in turn to the pods, before the video's stage fails with UNAVAILABLE."""
+
+    triton_shared_memory: bool = True
+    """Tensors go through shared memory to a pod on a loopback address, where it can map it; else through gRPC."""

@@ -8,13 +8,14 @@ from soundstage.muxer.v1 import muxer_pb2_grpc as rpc
 
 from libs.artifacts import open_store
 from libs.catalog import Catalog
-from libs.families import PipelineCache, load_decode, use_threads
+from libs.families import PipelineCache, use_threads
 from libs.serving import Endpoint, configure_logging, serve
 from services.muxer.metrics import MuxerMetrics
 from services.muxer.mux import Muxer
 from services.muxer.render import Renderer
 from services.muxer.servicer import SERVICE_NAME, MuxerServicer
 from services.muxer.settings import MuxerSettings
+from services.muxer.triton import opened_loader
 
 
 async def main() -> None:
@@ -29,24 +30,25 @@ async def main() -> None:
     catalog = Catalog.read(settings.models_dir)
     metrics = MuxerMetrics()
     timeout_seconds = settings.media_timeout_seconds
-    renderer = Renderer(
-        store,
-        catalog,
-        PipelineCache(load_decode),
-        metrics,
-        threads=settings.encoder_threads,
-        timeout_seconds=timeout_seconds,
-    )
-    servicer = MuxerServicer(
-        renderer, Muxer(store, metrics, timeout_seconds=timeout_seconds), settings.heartbeat_seconds
-    )
+    async with opened_loader(settings, catalog) as load:
+        renderer = Renderer(
+            store,
+            catalog,
+            PipelineCache(load),
+            metrics,
+            threads=settings.encoder_threads,
+            timeout_seconds=timeout_seconds,
+        )
+        servicer = MuxerServicer(
+            renderer, Muxer(store, metrics, timeout_seconds=timeout_seconds), settings.heartbeat_seconds
+        )
 
-    async def start() -> None:
-        await asyncio.to_thread(use_threads, settings.torch_threads)
-        models = catalog.names() if settings.warm_models is None else settings.warm_models
-        await asyncio.to_thread(renderer.warm, models)
+        async def start() -> None:
+            await asyncio.to_thread(use_threads, settings.torch_threads)
+            models = catalog.names() if settings.warm_models is None else settings.warm_models
+            await asyncio.to_thread(renderer.warm, models)
 
-    await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)], start=start)
+        await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)], start=start)
 
 
 if __name__ == "__main__":

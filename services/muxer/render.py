@@ -19,6 +19,7 @@ from libs.catalog import Catalog
 from libs.errors import FailedPrecondition
 from libs.families import PipelineCache
 from libs.serving import Stage
+from libs.triton import Call, calling
 from services.muxer.child import MediaChild
 from services.muxer.metrics import MuxerMetrics
 
@@ -78,7 +79,7 @@ class Renderer:
             path = Path(folder) / "picture.mp4"
             began = time.perf_counter()
             # Closed here, not by the garbage collector: a cancelled decode must let go of its memory at once.
-            with closing(_chunks(decode, latents, job)) as chunks:
+            with calling(Call(stage.raise_if_cancelled)), closing(_chunks(decode, latents, job)) as chunks:
                 self._encode(_exactly(job.num_frames, chunks), path, job, stage)
             self._metrics.rendered(job.num_frames, time.perf_counter() - began)
             picture = self._store.put_file(job.prefix.key("picture.mp4"), path, "video/mp4")

@@ -30,3 +30,15 @@ class MuxerSettings(ServiceSettings):
 
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
     """Longest silence of a stream. Callers take a longer one for a dead stage."""
+
+    triton_addresses: tuple[str, ...] = ()
+    """Where latents become frames: host:port of tritonservers, as a JSON list; empty: in this process."""
+
+    triton_call_seconds: float = Field(default=120.0, gt=0)
+    """Deadline of one call to one Triton pod, its queue there included; a call makes 64 frames."""
+
+    triton_attempts: int = Field(default=4, ge=1, le=20)
+    """Calls made for one window of frames, in turn to the pods, before the stage fails with UNAVAILABLE."""
+
+    triton_shared_memory: bool = True
+    """Tensors go through shared memory to a pod on a loopback address, where it can map it; else through gRPC."""

@@ -56,6 +56,12 @@ def test_make_passes_a_prompt_as_it_was_typed(fake_bin: Path, from_environment: 
     assert not (REPOSITORY / "hacked").exists()
 
 
+@pytest.mark.parametrize(("given", "flag"), [({"TRITON": "1"}, True), ({}, False)])
+def test_make_asks_for_triton_only_when_told(given: dict[str, str], flag: bool) -> None:
+    said = make("-n", "up", "READY=Makefile", **given).stdout
+    assert ("--triton" in said) == flag
+
+
 def test_every_make_target_is_explained() -> None:
     lines = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ").splitlines()
     targets = next(line for line in lines if line.startswith(".PHONY:")).removeprefix(".PHONY:").split()

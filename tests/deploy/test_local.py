@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from deploy.local import ports as ports_module
 from deploy.local import stack
 from deploy.local.__main__ import main
 from deploy.local.health import NotReadyError
-from deploy.local.plan import STAGES, Planned, plan
+from deploy.local.plan import STAGES, TRITON, Planned, plan
 from deploy.local.ports import free_ports
 from deploy.local.processes import Process, start, stop, tail
 from deploy.local.state import State
@@ -183,6 +184,21 @@ def test_the_plan_wires_every_service(tmp_path: Path) -> None:
         assert int(planned[name].environment["OMP_NUM_THREADS"]) >= 1
     assert gateway["SOUNDSTAGE_GATEWAY_TEMPORAL_ADDRESS"] == f"127.0.0.1:{planned['temporal'].port}"
     assert planned["muxer"].environment["SOUNDSTAGE_MUXER_LOG_LEVEL"] == "DEBUG"
+
+
+def test_the_plan_with_triton_starts_it_before_who_uses_it(tmp_path: Path) -> None:
+    planned = plan(State(tmp_path), {}, triton=True)
+    names = [part.name for part in planned]
+    assert set(names) == {"temporal", TRITON, *STAGES, "gateway"}
+    assert names[-1] == "gateway"
+    server = planned[names.index(TRITON)]
+    for name in ("denoiser", "muxer"):
+        part = planned[names.index(name)]
+        assert part.needs == (TRITON,)
+        assert names.index(TRITON) < names.index(name)
+        addresses = part.environment[f"SOUNDSTAGE_{name.upper()}_TRITON_ADDRESSES"]
+        assert json.loads(addresses) == [f"127.0.0.1:{server.port}"]
+    assert f"--repository={tmp_path / 'triton'}" in server.command
 
 
 def test_settings_from_outside_win_over_defaults_but_not_over_the_wiring(tmp_path: Path) -> None:

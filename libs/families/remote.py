@@ -1,0 +1,133 @@
+"""A network that runs elsewhere, in the place of the one of the model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import FrozenDict
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from libs.families.networks import Linear, Network, TensorSpec, bind, network_named, shape_of
+
+__all__ = ["Infer", "RemoteDecoder", "RemoteNetwork", "RemoteTransformer"]
+
+WINDOW = 16
+"""Latent frames decoded in one call, margins apart: what bounds the memory of a long video."""
+
+
+class Infer(Protocol):
+    """Runs a network somewhere; waits for it. Raises SoundstageError, and whatever ends the caller's work."""
+
+    def __call__(
+        self,
+        name: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+        /,
+    ) -> dict[str, NDArray[Any]]:
+        """``name``: ``<model>_<network>``. ``outputs``: what will come back, shapes and types."""
+        ...
+
+
+class RemoteNetwork:
+    """Tensors by name in, tensors by name out, through ``infer``. Holds the network's config, none of its weights."""
+
+    def __init__(self, model_dir: Path, family: str, name: str, infer: Infer) -> None:
+        self._network: Network = network_named(family, name)
+        self._name = f"{model_dir.name}_{name}"
+        self._infer = infer
+        config = json.loads((model_dir / self._network.subfolder / "config.json").read_text())
+        self.config: Mapping[str, Any] = FrozenDict({k: v for k, v in config.items() if not k.startswith("_")})  # type: ignore[no-untyped-call]
+
+    def __call__(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Numbers and tensors with one value a row are sent as (rows, 1)."""
+        rows = len(given[self._network.inputs[0].name])
+        inputs = {spec.name: _to_numpy(given[spec.name], spec, rows) for spec in self._network.inputs}
+        names = bind(self._network, {name: array.shape for name, array in inputs.items()})
+        expected = {
+            spec.name: ((rows, *shape_of(spec, names, self.config)), np.dtype(spec.dtype))
+            for spec in self._network.outputs
+        }
+        outputs = self._infer(self._name, inputs, expected)
+        return {name: torch.from_numpy(outputs[name]) for name in expected}
+
+    def probe(self, width: int, height: int, num_frames: int) -> None:
+        """One real inference, of zeros for a picture of this size: that it can be done is all it tells."""
+        least = {name: points[0] for name, points in self._network.texts.items()}
+        names = {**self._network.sizes(width, height, num_frames), **least}
+        self(
+            {
+                spec.name: torch.zeros((1, *shape_of(spec, names, self.config)), dtype=getattr(torch, spec.dtype))
+                for spec in self._network.inputs
+            }
+        )
+
+
+class RemoteTransformer(nn.Module):
+    """Called like the family's own transformer; ``return_dict=False`` gives a tuple."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, model_dir: Path, family: str, infer: Infer) -> None:
+        super().__init__()
+        self.remote = RemoteNetwork(model_dir, family, "transformer", infer)
+        self.config = self.remote.config
+
+    def forward(self, return_dict: bool = True, **inputs: Any) -> Any:  # noqa: ANN401  # diffusers' signature
+        outputs = self.remote(inputs)
+        return SimpleNamespace(**outputs) if return_dict else tuple(outputs.values())
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:  # noqa: ARG002  # diffusers' signature
+        """diffusers' loops name the pass that a cache belongs to; there is no cache here."""
+        yield
+
+
+class RemoteDecoder(nn.Module):
+    """In the place of an autoencoder that is only asked to decode, window by window."""
+
+    def __init__(self, model_dir: Path, family: str, infer: Infer) -> None:
+        super().__init__()
+        self.remote = RemoteNetwork(model_dir, family, "vae_decoder", infer)
+        self.config = self.remote.config
+        network = network_named(family, "vae_decoder")
+        self._margin = network.margin(self.config)
+        _, frames, height, _ = network.outputs[0].dims
+        assert isinstance(frames, Linear)
+        assert isinstance(height, Linear)
+        self._frames = frames
+        self.temporal_compression_ratio, self.spatial_compression_ratio = frames.times, height.times
+
+    def decode_chunks(self, latents: Tensor, latent_frames: int = WINDOW) -> Iterator[Tensor]:
+        """Latents (1, C, F, h, w) -> (1, 3, t, H, W) in order, each made when it is asked for.
+
+        The picture of a window depends on latents beside it, which go along; what they give is cut off.
+        """
+        total = latents.shape[2]
+        for begin in range(0, total, latent_frames):
+            end = min(begin + latent_frames, total)
+            first, last = max(begin - self._margin, 0), min(end + self._margin, total)
+            video = self.remote({"latents": latents[:, :, first:last]})["video"]
+            yield video[:, :, self._count(begin - first) : self._count(end - first)]
+
+    def _count(self, latent_frames: int) -> int:
+        return self._frames.times * latent_frames + self._frames.plus if latent_frames else 0
+
+
+def _to_numpy(value: Any, spec: TensorSpec, rows: int) -> NDArray[Any]:  # noqa: ANN401  # a tensor or a number
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+    if tensor.ndim == 0:
+        tensor = tensor.expand(rows)
+    if tensor.ndim == 1 and len(spec.dims) == 1 and spec.dims[0] == 1:
+        tensor = tensor[:, None]
+    array: NDArray[Any] = tensor.to(getattr(torch, spec.dtype)).contiguous().numpy()
+    return array

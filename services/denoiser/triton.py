@@ -1,0 +1,49 @@
+"""Where the transformer runs: in this process, or on Triton."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from libs.catalog import Catalog
+from libs.families import load_denoise, load_remote_transformer
+from libs.triton import Triton, TritonOptions
+from services.denoiser.settings import DenoiserSettings
+
+if TYPE_CHECKING:
+    from libs.families.pipelines import DenoisePipeline
+
+__all__ = ["LoadDenoise", "opened_loader"]
+
+LoadDenoise = Callable[[Path, str], "DenoisePipeline"]
+"""(model folder, family) -> its denoise loop."""
+
+
+@asynccontextmanager
+async def opened_loader(settings: DenoiserSettings, catalog: Catalog) -> AsyncIterator[LoadDenoise]:
+    """What loads a model's loop; with ``triton_addresses`` without its transformer, which then runs there.
+
+    The connections to Triton live as long as the `with`.
+    """
+    if not settings.triton_addresses:
+        yield load_denoise
+        return
+    options = TritonOptions(
+        call_seconds=settings.triton_call_seconds,
+        attempts=settings.triton_attempts,
+        shared_memory=settings.triton_shared_memory,
+    )
+    async with Triton(settings.triton_addresses, options) as triton:
+        yield partial(_load, catalog, triton)
+
+
+def _load(catalog: Catalog, triton: Triton, model_dir: Path, family: str) -> DenoisePipeline:
+    """Not before Triton has answered a real inference: its own readiness stays true when a model's process is dead."""
+    transformer = load_remote_transformer(model_dir, family, triton.infer)
+    limits = catalog.get(model_dir.name).limits
+    width, height = limits.sizes[0]
+    transformer.remote.probe(width, height, round(limits.min_duration_seconds * limits.fps[0]))
+    return load_denoise(model_dir, family, transformer)

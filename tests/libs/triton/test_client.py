@@ -1,0 +1,223 @@
+"""The client against real servers: what comes back, whose turn it is, and what happens when a pod fails."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient
+
+from deploy.local.ports import free_ports
+from deploy.triton.ready import answers_inference
+from deploy.triton.server import Tritonserver
+from deploy.triton.wheel import SUPPORTED
+from libs.errors import FailedPrecondition, Internal, Unavailable
+from libs.triton import Call, Triton, TritonOptions, calling, shared, triton_in_thread
+from tests.support.light_triton import CRASH, RAISE, SLEEP, SLEEP_SECONDS, light_tritonserver, metric
+
+pytestmark = pytest.mark.skipif(not SUPPORTED, reason="tritonserver's wheel is for x86-64 Linux")
+
+Through = Callable[[Triton, int], NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Tritonserver]]:
+    with (
+        light_tritonserver(tmp_path_factory.mktemp("one")) as one,
+        light_tritonserver(tmp_path_factory.mktemp("two")) as two,
+    ):
+        yield [one, two]
+
+
+@pytest.fixture
+def doomed(tmp_path: Path) -> Iterator[Tritonserver]:
+    with light_tritonserver(tmp_path) as server:
+        yield server
+
+
+def given(length: int) -> NDArray[np.float32]:
+    return np.arange(2 * length, dtype=np.float32).reshape(2, length)
+
+
+def infer(triton: Triton, length: int, model: str = "light") -> NDArray[np.float32]:
+    array = given(length)
+    return triton.infer(model, {"given": array}, {"same": (array.shape, array.dtype)})["same"]
+
+
+@contextmanager
+def client(*addresses: str, **options: Any) -> Iterator[Triton]:
+    with triton_in_thread(addresses, TritonOptions(**{"call_seconds": 30.0, **options})) as triton:
+        yield triton
+
+
+def own_memory() -> list[Path]:
+    return list(Path("/dev/shm").glob(f"soundstage-{os.getpid()}-*"))
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_tensors_come_back_as_they_are(pods: list[Tritonserver], shared_memory: bool) -> None:
+    with client(pods[0].address, shared_memory=shared_memory) as triton:
+        for length in (3, 100_000, 7):
+            np.testing.assert_array_equal(infer(triton, length), given(length))
+        assert bool(own_memory()) == shared_memory
+    assert own_memory() == []
+
+
+def test_memory_is_used_again_and_calls_at_a_time_have_their_own(pods: list[Tritonserver]) -> None:
+    with client(pods[0].address) as triton:
+        infer(triton, 1000)
+        infer(triton, 500)
+        assert len(own_memory()) == 1
+        results: dict[int, NDArray[np.float32]] = {}
+        threads = [
+            threading.Thread(target=lambda n=n: results.__setitem__(n, infer(triton, n))) for n in (SLEEP, 20, 21, 22)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        for length, result in results.items():
+            np.testing.assert_array_equal(result, given(length))
+        assert sorted(results) == sorted((SLEEP, 20, 21, 22))
+
+
+def test_without_room_in_shared_memory_grpc_is_used(pods: list[Tritonserver], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_has_room", lambda _: False)
+    with client(pods[0].address) as triton:
+        np.testing.assert_array_equal(infer(triton, 5), given(5))
+        assert own_memory() == []
+
+
+def test_a_server_that_forgot_our_memory_is_told_again(pods: list[Tritonserver]) -> None:
+    with client(pods[0].address) as triton:
+        infer(triton, 5)
+        with InferenceServerClient(pods[0].address) as admin:
+            admin.unregister_system_shared_memory()
+        np.testing.assert_array_equal(infer(triton, 5), given(5))
+
+
+def test_pods_take_turns(pods: list[Tritonserver]) -> None:
+    before = [metric(pod, "nv_inference_request_success", model="light") for pod in pods]
+    with client(*(pod.address for pod in pods)) as triton:
+        for _ in range(6):
+            infer(triton, 4)
+    after = [metric(pod, "nv_inference_request_success", model="light") for pod in pods]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [3, 3]
+
+
+def test_a_killed_pod_is_not_missed(pods: list[Tritonserver], doomed: Tritonserver) -> None:
+    with client(doomed.address, pods[0].address) as triton:
+        infer(triton, 4)
+        infer(triton, 4)
+        doomed.kill()
+        for _ in range(4):
+            np.testing.assert_array_equal(infer(triton, 4), given(4))
+
+
+def test_a_pod_killed_amid_a_call_is_not_missed(pods: list[Tritonserver], doomed: Tritonserver) -> None:
+    with client(doomed.address, pods[0].address) as triton:
+        killer = threading.Timer(SLEEP_SECONDS / 3, doomed.kill)
+        killer.start()
+        np.testing.assert_array_equal(infer(triton, SLEEP), given(SLEEP))
+        killer.join(30)
+
+
+def test_a_crashed_model_shows_in_an_inference_alone(pods: list[Tritonserver], doomed: Tritonserver) -> None:
+    assert answers_inference(doomed.address)
+    with client(doomed.address, attempts=1) as triton, pytest.raises((Unavailable, Internal)):
+        infer(triton, CRASH)
+    with InferenceServerClient(doomed.address) as admin:
+        assert admin.is_server_ready(client_timeout=10)
+        assert admin.is_model_ready("light", client_timeout=10)
+    assert not answers_inference(doomed.address)
+    with client(doomed.address, pods[0].address) as triton:
+        np.testing.assert_array_equal(infer(triton, 4), given(4))
+    with client(doomed.address, attempts=2) as triton, pytest.raises(Unavailable) as raised:
+        infer(triton, 4)
+    assert (raised.value.reason, raised.value.metadata["pod"]) == ("TRITON_UNAVAILABLE", doomed.address)
+
+
+class AbandonedError(Exception):
+    pass
+
+
+def raise_when(event: threading.Event) -> Callable[[], None]:
+    def look() -> None:
+        if event.is_set():
+            raise AbandonedError
+
+    return look
+
+
+def test_cancelling_reaches_the_server(pods: list[Tritonserver]) -> None:
+    """One instance: the first call sleeps in it, the second waits behind it, and so does the third until cancelled."""
+    pending, cancelled = "nv_inference_pending_request_count", threading.Event()
+    before = metric(pods[0], "nv_inference_request_failure", model="light", reason="CANCELED")
+
+    def cancel_the_third() -> None:
+        wait_for(lambda: metric(pods[0], pending, model="light") >= 2)
+        cancelled.set()
+
+    with client(pods[0].address) as triton:
+        others = [threading.Thread(target=infer, args=(triton, SLEEP)) for _ in range(2)]
+        for thread in others:
+            thread.start()
+        wait_for(lambda: metric(pods[0], pending, model="light") >= 1)
+        others.append(threading.Thread(target=cancel_the_third))
+        others[-1].start()
+        with calling(Call(raise_when(cancelled))), pytest.raises(AbandonedError):
+            infer(triton, SLEEP)
+        for thread in others:
+            thread.join(30)
+        wait_for(lambda: metric(pods[0], "nv_inference_request_failure", model="light", reason="CANCELED") > before)
+        np.testing.assert_array_equal(infer(triton, 4), given(4))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_call_has_a_deadline(pods: list[Tritonserver]) -> None:
+    with client(pods[0].address, call_seconds=0.3, attempts=1) as triton, pytest.raises(Unavailable) as raised:
+        infer(triton, SLEEP)
+    assert raised.value.reason == "TRITON_UNAVAILABLE"
+
+
+def test_nobody_there(pods: list[Tritonserver]) -> None:
+    (port,) = free_ports(1)
+    with client(f"127.0.0.1:{port}", attempts=2) as triton, pytest.raises(Unavailable) as raised:
+        infer(triton, 4)
+    assert raised.value.metadata == {"pod": f"127.0.0.1:{port}", "model": "light"}
+
+
+def test_a_model_that_is_not_there(pods: list[Tritonserver]) -> None:
+    with client(pods[0].address, attempts=2) as triton, pytest.raises(FailedPrecondition, match="python -m deploy"):
+        infer(triton, 4, model="heavy")
+
+
+def test_inputs_that_do_not_fit_are_not_tried_again(pods: list[Tritonserver]) -> None:
+    wrong = given(4).astype(np.int64)
+    with client(*(pod.address for pod in pods)) as triton, pytest.raises(FailedPrecondition) as raised:
+        triton.infer("light", {"given": wrong}, {"same": (wrong.shape, np.dtype("float32"))})
+    assert raised.value.reason == "TRITON_REFUSED"
+
+
+def test_a_model_that_raises_is_our_fault(pods: list[Tritonserver]) -> None:
+    with client(pods[0].address, attempts=1) as triton, pytest.raises(Internal, match="as asked"):
+        infer(triton, RAISE)
+
+
+def test_no_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one address"):
+        Triton([])
