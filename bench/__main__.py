@@ -16,6 +16,7 @@ from bench.results import Results, show, write
 BENCHMARKS = {
     "stages": "bench.stages",
     "denoise": "bench.denoise",
+    "triton": "bench.triton",
     "scenes": "bench.scenes",
     "prompts": "bench.prompts",
     "gateway": "bench.gateway",
@@ -40,11 +41,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     default = Options()
     parser.add_argument("name", nargs="?", choices=list(BENCHMARKS), help="one of them; without it, all")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's; 8 in denoise)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's; 8 in denoise and triton)")
     parser.add_argument("--frames", type=int, default=default.frames, help="scenes: frames of a clip, 1 + 4 k")
     parser.add_argument("--prompts", type=int, default=default.prompts, help="scenes: grammar prompts")
     parser.add_argument("--holdout", type=int, default=default.holdout, help="scenes: prompts outside the grammar")
-    parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise: rounds")
+    parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise, triton: rounds")
     parser.add_argument("--duration", type=float, help="stages: seconds of video")
     parser.add_argument("--videos", type=int, default=default.videos, help="gateway: how many it takes in")
     parser.add_argument("--checkpoint", type=Path, help="scenes: take a training checkpoint's averaged weights")
