@@ -60,14 +60,14 @@ class TritonPythonModel:
             return []
         rows = [len(next(iter(inputs.values()))) for inputs in given]
         outputs = self._network({name: torch.cat([inputs[name] for inputs in given]) for name in given[0]})
-        parts = {name: output.split(rows) for name, output in outputs.items()}
+        parts = {name: torch.split(output, rows) for name, output in outputs.items()}
         return [_response({name: part[index] for name, part in parts.items()}) for index in range(len(requests))]
 
 
 def _inputs(request: Request) -> dict[str, Any]:
-    import torch
+    from torch.utils.dlpack import from_dlpack
 
-    return {tensor.name(): torch.from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
+    return {tensor.name(): from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
 
 
 def _response(outputs: dict[str, Any]) -> Response:

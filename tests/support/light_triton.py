@@ -9,11 +9,13 @@ from pathlib import Path
 
 from deploy.triton.server import Tritonserver, running_tritonserver
 
-__all__ = ["CRASH", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric"]
+__all__ = ["CRASH", "LONG", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric"]
 
 CRASH, RAISE, SLEEP = 13, 14, 15
 """Lengths of a row at which the model's process ends; raises; answers after `SLEEP_SECONDS`. Others: at once."""
 SLEEP_SECONDS = 2.0
+LONG, LONG_SECONDS = 16, 6.0
+"""Sleeps longer: for looking at what happens meanwhile on a machine that is busy."""
 
 # As `deploy.triton.config` writes it: without a policy the batcher overlooks that a call that waits was cancelled.
 _CONFIG = """
@@ -51,6 +53,8 @@ class TritonPythonModel:
             raise ValueError("as asked")
         if length == {SLEEP}:
             time.sleep({SLEEP_SECONDS})
+        if length == {LONG}:
+            time.sleep({LONG_SECONDS})
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("same", given.to_dlpack())])
 """
 

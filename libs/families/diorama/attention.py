@@ -57,7 +57,7 @@ class CrossAttention:
         query = _heads(attn.norm_q(attn.to_q(hidden_states)), attn.heads)
         key = _heads(attn.norm_k(attn.to_k(encoder_hidden_states)), attn.heads)
         value = _heads(attn.to_v(encoder_hidden_states), attn.heads)
-        scores = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+        scores = query @ (key * int(query.shape[-1]) ** -0.5).transpose(-1, -2)
         scores = scores if attention_mask is None else scores + attention_mask[:, None]
         merged = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
         output: Tensor = attn.to_out[1](attn.to_out[0](merged))

@@ -125,11 +125,15 @@ def _convolve(convolution: nn.Conv3d, hidden: Tensor) -> Tensor:
 
 
 def _spread(patches: Tensor) -> Tensor:
-    """(B, F, h, w, 3072) -> (B, 4F, 4h, 4w, 48): the pixels of a patch at its 4 frames of 4 x 4 positions."""
+    """(B, F, h, w, 3072) -> (B, 4F, 4h, 4w, 48): the pixels of a patch at its 4 frames of 4 x 4 positions.
+
+    In two moves, within patches and then of them: TensorRT knows tensors of 8 dimensions at most.
+    """
     batch, frames, height, width, _ = patches.shape
-    split = patches.reshape(batch, frames, height, width, 3, FRAMES, SIDE, DETAIL, SIDE, DETAIL)
+    within = patches.reshape(-1, 3, FRAMES, SIDE, DETAIL, SIDE, DETAIL).permute(0, 2, 3, 5, 1, 4, 6)
+    split = within.reshape(batch * frames, height, width, FRAMES, SIDE, SIDE, PIXEL_CHANNELS)
     shape = batch, frames * FRAMES, height * SIDE, width * SIDE, PIXEL_CHANNELS
-    return split.permute(0, 1, 5, 2, 6, 3, 8, 4, 7, 9).reshape(shape)
+    return split.permute(0, 3, 1, 4, 2, 5, 6).reshape(shape)
 
 
 def _spread_hints(hints: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from deploy.triton.server import Tritonserver
 from deploy.triton.wheel import SUPPORTED
 from libs.errors import FailedPrecondition, Internal, Unavailable
 from libs.triton import Call, Triton, TritonOptions, calling, shared, triton_in_thread
-from tests.support.light_triton import CRASH, RAISE, SLEEP, SLEEP_SECONDS, light_tritonserver, metric
+from tests.support.light_triton import CRASH, LONG, RAISE, SLEEP, SLEEP_SECONDS, light_tritonserver, metric
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="tritonserver's wheel is for x86-64 Linux")
 
@@ -167,14 +167,14 @@ def test_cancelling_reaches_the_server(pods: list[Tritonserver]) -> None:
         cancelled.set()
 
     with client(pods[0].address) as triton:
-        others = [threading.Thread(target=infer, args=(triton, SLEEP)) for _ in range(2)]
+        others = [threading.Thread(target=infer, args=(triton, LONG)) for _ in range(2)]
         for thread in others:
             thread.start()
         wait_for(lambda: metric(pods[0], pending, model="light") >= 1)
         others.append(threading.Thread(target=cancel_the_third))
         others[-1].start()
         with calling(Call(raise_when(cancelled))), pytest.raises(AbandonedError):
-            infer(triton, SLEEP)
+            infer(triton, LONG)
         for thread in others:
             thread.join(30)
         wait_for(lambda: metric(pods[0], "nv_inference_request_failure", model="light", reason="CANCELED") > before)

@@ -1,0 +1,166 @@
+"""Model repositories for Triton's `tensorrt` backend: ONNX, then an engine for the GPU of this machine."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.triton.config import Instances, model_config, to_text
+from deploy.triton.engine import (
+    EngineError,
+    EngineMismatchError,
+    Machine,
+    Manifest,
+    Trt,
+    compile_engine,
+    hash_of,
+    profiles,
+)
+from deploy.triton.onnx_export import compare, example_inputs, export
+from deploy.triton.repository import emptied, read_card, read_config
+from libs.catalog import ModelCard
+from libs.families.networks import NETWORKS, Network, network_named
+
+__all__ = ["MOST_ONNX_ERROR", "build_tensorrt", "check_repository", "this_machine"]
+
+MOST_ONNX_ERROR = 1e-3
+"""In standard deviations of the output, in float32. More is another network, not rounding."""
+PLAN, CACHE, MANIFEST = "model.plan", "timing.cache", "manifest.json"
+ONNX, GRAPH = "onnx", "model.onnx"
+EXAMPLE = {"latent_frames": 3, "latent_height": 4, "latent_width": 6}
+
+
+def build_tensorrt(
+    model_dir: Path,
+    repository: Path,
+    *,
+    dtype: str = "bfloat16",
+    instances: int = 1,
+    networks: Sequence[str] = (),
+    export_only: bool = False,
+) -> list[Path]:
+    """One folder a network. ``export_only`` needs no GPU: everything but plan and timing cache.
+
+    An engine that is there, built from the same ONNX for this machine, is kept; a timing cache is used again. Raises
+    EngineError.
+    """
+    card = read_card(model_dir)
+    trt, here = (None, None) if export_only else (load_tensorrt(), this_machine())
+    names = networks or tuple(NETWORKS[card.family])
+    return [
+        _build(card, name, network_named(card.family, name), repository, dtype, instances, trt, here) for name in names
+    ]
+
+
+def check_repository(repository: Path, here: Machine) -> None:
+    """Raises EngineMismatchError for the first engine that is not for this machine. Run it before tritonserver."""
+    for manifest in sorted(repository.glob(f"*/1/{MANIFEST}")):
+        Manifest.read(manifest).check(manifest.parent, here)
+
+
+def load_tensorrt() -> Trt:
+    try:
+        return importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise EngineError(
+            f"TensorRT is not here ({error}): run this in nvcr.io/nvidia/tritonserver, whose version must be the one "
+            "that serves, or only export with --export-only"
+        ) from error
+
+
+def this_machine() -> Machine:
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "an engine is built on the GPU that is to run it, and here is none: go there, or use --export-only"
+        )
+    major, minor = torch.cuda.get_device_capability()
+    return Machine(torch.cuda.get_device_name(), f"{major}.{minor}", str(load_tensorrt().__version__))
+
+
+def _build(
+    card: ModelCard,
+    name: str,
+    network: Network,
+    repository: Path,
+    dtype: str,
+    instances: int,
+    trt: Trt | None,
+    here: Machine | None,
+) -> Path:
+    config = read_config(card, network)
+    dtype = "float32" if network.keeps_float32 else dtype
+    tuned = profiles(card, network, config)
+    written = model_config(
+        card, name, network, config, instances=Instances(instances, "gpu"), probe=_least(card), parameters={}
+    )
+    written.platform = "tensorrt_plan"
+    written.default_model_filename = PLAN
+    written.instance_group[0].profile.extend(str(index) for index in range(len(tuned)))
+    folder = repository / written.name
+    with tempfile.TemporaryDirectory() as temporary:
+        # A folder, because weights beyond 2 GB lie in files beside the graph.
+        exported = Path(temporary) / ONNX
+        exported.mkdir()
+        error = _export(card, network, config, exported / GRAPH, dtype)
+        if here is not None and _is_built(folder / "1", _hashes(exported), here):
+            return folder
+        old_cache = folder / "1" / CACHE
+        cache = old_cache.read_bytes() if old_cache.is_file() else b""
+        version = emptied(folder) / "1"
+        shutil.copytree(exported, version / ONNX)
+    manifest = Manifest(name, card.family, dtype, error, _as_lists(tuned), _hashes(version / ONNX), None)
+    if here is not None:
+        engine = compile_engine(trt, version / ONNX / GRAPH, tuned, cache)
+        (version / PLAN).write_bytes(engine.plan)
+        (version / CACHE).write_bytes(engine.timing_cache)
+        built = {file: hash_of(version / file) for file in (PLAN, CACHE)}
+        manifest = replace(manifest, files=manifest.files | built, machine=here)
+    manifest.write(version / MANIFEST)
+    (folder / "config.pbtxt").write_text(to_text(written), encoding="utf-8")
+    return folder
+
+
+def _least(card: ModelCard) -> tuple[int, int, int]:
+    """Width, height and frames: an engine takes nothing that no profile has."""
+    limits = card.limits
+    width, height = min(limits.sizes, key=lambda size: size[0] * size[1])
+    return width, height, round(limits.min_duration_seconds * min(limits.fps))
+
+
+def _hashes(onnx: Path) -> dict[str, str]:
+    return {f"{ONNX}/{file.name}": hash_of(file) for file in sorted(onnx.iterdir())}
+
+
+def _export(card: ModelCard, network: Network, config: dict[str, Any], onnx: Path, dtype: str) -> float:
+    """Writes ``onnx``; returns how far the same export in float32 is from torch."""
+    module = network.load(card.path)
+    inputs = example_inputs(network, config, {**EXAMPLE, **dict.fromkeys(network.texts, 9)})
+    export(network, module, onnx, inputs, torch.float32)
+    error = compare(network, module, onnx, inputs, torch.float32)
+    if error > MOST_ONNX_ERROR:
+        raise EngineError(f"the ONNX of {card.name} {network.subfolder} differs from torch by {error:.2g} deviations")
+    if dtype != "float32":
+        export(network, module, onnx, inputs, getattr(torch, dtype))
+    return error
+
+
+def _is_built(version: Path, onnx: dict[str, str], here: Machine) -> bool:
+    if not (version / MANIFEST).is_file():
+        return False
+    manifest = Manifest.read(version / MANIFEST)
+    try:
+        manifest.check(version, here)
+    except EngineMismatchError:
+        return False
+    return onnx.items() <= manifest.files.items()
+
+
+def _as_lists(tuned: Sequence[Any]) -> list[dict[str, list[list[int]]]]:
+    return [{name: [list(point) for point in points] for name, points in shapes.items()} for shapes in tuned]

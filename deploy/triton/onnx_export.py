@@ -1,0 +1,115 @@
+"""A network as ONNX, checked against torch with onnxruntime."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from libs.families.modular import Module
+from libs.families.networks import Linear, Network, TensorSpec, rounded, shape_of
+
+__all__ = ["Exportable", "compare", "example_inputs", "export"]
+
+OPSET = 20
+ROWS = 2
+FLOAT = 1
+"""`onnx.TensorProto.FLOAT`."""
+
+
+class Exportable(nn.Module):
+    """Inputs by position and outputs of the types on the wire, whatever the network works in."""
+
+    def __init__(self, network: Network, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._network, self.module, self._dtype = network, module.to(dtype), dtype
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        specs = self._network.inputs
+        given = {spec.name: rounded(tensor, spec, self._dtype) for spec, tensor in zip(specs, inputs, strict=True)}
+        outputs = self._network.forward(self.module, given)
+        return tuple(
+            output.to(getattr(torch, spec.dtype)) for spec, output in zip(self._network.outputs, outputs, strict=True)
+        )
+
+
+def example_inputs(
+    network: Network, config: Mapping[str, Any], names: Mapping[str, int], rows: int = ROWS
+) -> list[Tensor]:
+    """Noise, masks of ones, and timesteps, all from one seed. ``names``: the dimensions that vary."""
+    generator = torch.Generator().manual_seed(0)
+    return [_example(spec, (rows, *shape_of(spec, names, config)), generator) for spec in network.inputs]
+
+
+def export(
+    network: Network,
+    module: nn.Module,
+    path: Path,
+    inputs: list[Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """Write ``path``; rows and every dimension that differs from call to call stay free."""
+    exportable = Exportable(network, module, dtype).eval()
+    with warnings.catch_warnings(), torch.inference_mode():
+        # The TorchScript exporter, which torch calls old: the new one fixes dimensions that it meets in a product.
+        warnings.simplefilter("ignore")
+        torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
+        torch.onnx.export(
+            exportable,
+            tuple(inputs),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in network.inputs],
+            output_names=[spec.name for spec in network.outputs],
+            dynamic_axes={spec.name: _free_axes(spec) for spec in (*network.inputs, *network.outputs)},
+        )
+
+
+def _rms_norm(graph: Module, states: Module, _shape: Module, gain: Module, epsilon: Module) -> Module:
+    """Over the last dimension, as it is used here; summed in float32, as torch does. The exporter does not know it."""
+    wide = graph.op("Cast", states, to_i=FLOAT)
+    last = graph.op("Constant", value_t=torch.tensor([-1]))
+    mean = graph.op("ReduceMean", graph.op("Mul", wide, wide), last, keepdims_i=1)
+    root = graph.op("Sqrt", graph.op("Add", mean, graph.op("Cast", epsilon, to_i=FLOAT)))
+    return graph.op("Mul", graph.op("CastLike", graph.op("Div", wide, root), states), gain)
+
+
+def compare(network: Network, module: nn.Module, path: Path, inputs: list[Tensor], dtype: torch.dtype) -> float:
+    """Largest difference of the outputs of ONNX from torch's, in standard deviations of torch's."""
+    import onnxruntime
+
+    with torch.inference_mode():
+        expected = Exportable(network, module, dtype).eval()(*inputs)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feed = {spec.name: tensor.numpy() for spec, tensor in zip(network.inputs, inputs, strict=True)}
+    made: list[NDArray[Any]] = session.run([spec.name for spec in network.outputs], feed)
+    return max(
+        float(np.abs(one - other.numpy()).max() / other.std().item()) for one, other in zip(made, expected, strict=True)
+    )
+
+
+def _example(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if spec.dtype == "int64":
+        return torch.ones(shape, dtype=torch.int64)
+    if spec.keep:  # a timestep
+        return torch.rand(shape, generator=generator) * 1000
+    return torch.randn(shape, generator=generator)
+
+
+def _free_axes(spec: TensorSpec) -> dict[int, str]:
+    """Dimensions of the graph that keep a name."""
+    names = {0: "rows"}
+    for index, dim in enumerate(spec.dims, 1):
+        match dim:
+            case Linear(name):
+                names[index] = f"{name}_out"
+            case str():
+                names[index] = dim
+    return names
