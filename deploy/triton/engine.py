@@ -115,9 +115,12 @@ def _profile(card: ModelCard, network: Network, config: Mapping[str, Any], width
     return {spec.name: (least[spec.name], usual[spec.name], most[spec.name]) for spec in network.inputs}
 
 
-def compile_engine(trt: Trt, onnx: Path, tuned: Sequence[Mapping[str, Shape]], timing_cache: bytes = b"") -> Engine:
+def compile_engine(
+    trt: Trt, onnx: Path, tuned: Sequence[Mapping[str, Shape]], timing_cache: bytes | None = None
+) -> Engine:
     """The plan for the GPU of this machine. Types are those of the ONNX: the network is strongly typed.
 
+    ``timing_cache``: an earlier one, b"" for a new one; None keeps none (TensorRT-RTX has none: it tunes when it runs).
     Raises EngineError with what the parser says.
     """
     logger = trt.Logger(trt.Logger.WARNING)
@@ -133,10 +136,9 @@ def compile_engine(trt: Trt, onnx: Path, tuned: Sequence[Mapping[str, Shape]], t
         for name, points in shapes.items():
             profile.set_shape(name, *points)
         config.add_optimization_profile(profile)
-    has_cache = hasattr(config, "create_timing_cache")  # TensorRT-RTX tunes when it runs, and keeps none here
-    if has_cache:
+    if timing_cache is not None:
         config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"TensorRT could not build {onnx.name}; its log above says why")
-    return Engine(bytes(plan), bytes(config.get_timing_cache().serialize()) if has_cache else b"")
+    return Engine(bytes(plan), bytes(config.get_timing_cache().serialize()) if timing_cache is not None else b"")
