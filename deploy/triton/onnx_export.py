@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def export(
 ) -> None:
     """Write ``path``; rows and every dimension that differs from call to call stay free."""
     exportable = Exportable(network, module, dtype).eval()
-    with warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), torch.inference_mode(), patch.object(Tensor, "unflatten", _unflatten):
         # The TorchScript exporter, which torch calls old: the new one fixes dimensions that it meets in a product.
         warnings.simplefilter("ignore")
         torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
@@ -70,6 +71,13 @@ def export(
             output_names=[spec.name for spec in network.outputs],
             dynamic_axes={spec.name: _free_axes(spec) for spec in (*network.inputs, *network.outputs)},
         )
+
+
+def _unflatten(states: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    """As torch's own, whose sizes become constants in a trace."""
+    dim %= states.ndim
+    shape = [states.shape[index] for index in range(states.ndim)]
+    return states.reshape(*shape[:dim], *sizes, *shape[dim + 1 :])
 
 
 def _rms_norm(graph: Module, states: Module, _shape: Module, gain: Module, epsilon: Module) -> Module:

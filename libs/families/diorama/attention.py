@@ -73,10 +73,11 @@ def use_quick_attention(transformer: Module) -> None:
 
 def _heads(states: Tensor, heads: int) -> Tensor:
     """(B, N, C) -> (B, heads, N, C / heads)."""
-    return states.reshape(*states.shape[:2], heads, -1).transpose(1, 2)
+    batch, tokens, _ = states.shape  # one by one: a slice of it is a constant in an ONNX export
+    return states.reshape(batch, tokens, heads, -1).transpose(1, 2)
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding on pairs of neighbouring channels; cos and sin (N, channels / 2)."""
-    first, second = states.reshape(*states.shape[:-1], -1, 2).unbind(-1)
+    first, second = states[..., 0::2], states[..., 1::2]
     return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)

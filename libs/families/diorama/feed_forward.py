@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,9 +26,10 @@ def use_quick_feed_forward(transformer: Module) -> None:
 
 def _feed_forward(ff: Module, hidden_states: Tensor) -> Tensor:
     """(B, T, H, W, C) -> the same: expand, mix in space, gate, reduce, mix in time."""
+    _, frames, height, width, _ = hidden_states.shape  # one by one: a slice of it is a constant in an ONNX export
     expanded = F.silu(F.linear(hidden_states, ff.conv_inverted.weight[:, :, 0, 0], ff.conv_inverted.bias))
     mixed, gate = ff.conv_depth(expanded.flatten(0, 1).permute(0, 3, 1, 2)).chunk(2, dim=1)
-    gated = (mixed * F.silu(gate)).permute(0, 2, 3, 1).reshape(*hidden_states.shape[:4], -1)
+    gated = (mixed * F.silu(gate)).permute(0, 2, 3, 1).reshape(-1, frames, height, width, mixed.shape[1])
     reduced = F.linear(gated, ff.conv_point.weight[:, :, 0, 0])
     return reduced + _mix_in_time(reduced, ff.conv_temp.weight[:, :, :, 0])
 
@@ -39,5 +41,5 @@ def _mix_in_time(hidden: Tensor, weight: Tensor) -> Tensor:
         return now
     before = F.linear(hidden[:, :-1], weight[:, :, 0])
     after = F.linear(hidden[:, 1:], weight[:, :, 2])
-    nothing = (0, 0, 0, 0, 0, 0)
-    return now + F.pad(before, (*nothing, 1, 0)) + F.pad(after, (*nothing, 0, 1))
+    nothing = torch.zeros_like(now[:, :1])
+    return now + torch.cat([nothing, before], dim=1) + torch.cat([after, nothing], dim=1)

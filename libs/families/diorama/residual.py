@@ -119,9 +119,10 @@ class ResidualBlock(nn.Module):
 
 def _convolve(convolution: nn.Conv3d, hidden: Tensor) -> Tensor:
     """A (1, 3, 3) convolution of (B, t, H, W, C), frame by frame."""
+    batch, count, height, width, _ = hidden.shape  # one by one: a slice of it is a constant in an ONNX export
     frames = hidden.flatten(0, 1).permute(0, 3, 1, 2)
     made = F.conv2d(frames, convolution.weight[:, :, 0], convolution.bias, padding=1)
-    return made.permute(0, 2, 3, 1).reshape(*hidden.shape[:4], -1)
+    return made.permute(0, 2, 3, 1).reshape(batch, count, height, width, -1)
 
 
 def _spread(patches: Tensor) -> Tensor:
