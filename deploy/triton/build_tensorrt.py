@@ -105,7 +105,7 @@ def _build(
     written.platform = "tensorrt_plan"
     written.default_model_filename = PLAN
     written.instance_group[0].profile.extend(str(index) for index in range(len(tuned)))
-    folder = repository / written.name
+    folder: Path = repository / written.name
     with tempfile.TemporaryDirectory() as temporary:
         # A folder, because weights beyond 2 GB lie in files beside the graph.
         exported = Path(temporary) / ONNX

@@ -60,7 +60,7 @@ def export(
     with warnings.catch_warnings(), torch.inference_mode(), patch.object(Tensor, "unflatten", _unflatten):
         # The TorchScript exporter, which torch calls old: the new one fixes dimensions that it meets in a product.
         warnings.simplefilter("ignore")
-        torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
+        torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # type: ignore[attr-defined]
         torch.onnx.export(
             exportable,
             tuple(inputs),

