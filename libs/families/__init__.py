@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libs.families.cache import Card, PipelineCache
-from libs.families.sounding import Intent, SoundPipeline
+from libs.families.sounding import Intent, JointSound, SoundPipeline
 from libs.families.step import Step
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Card",
     "Intent",
+    "JointSound",
     "PipelineCache",
     "SoundPipeline",
     "Step",
@@ -72,8 +73,8 @@ def load_remote_decoder(model_dir: Path, family: str, infer: Infer) -> RemoteDec
     return RemoteDecoder(model_dir, family, infer)
 
 
-def load_sound(model_dir: Path, family: str) -> SoundPipeline:
-    """The video-to-audio model: frames and a prompt to stereo sound."""
+def load_sound(model_dir: Path, family: str) -> SoundPipeline | JointSound:
+    """The video-to-audio model: frames and a prompt to stereo sound; of a joint model the decoder of its sound."""
     from libs.families.table import family_named
 
     return family_named(family).sound(model_dir)

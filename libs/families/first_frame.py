@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from libs.families.modular import BlockState, InputParam, ModularPipelineBlocks
+from libs.families.modular import BlockState, Components, InputParam, ModularPipelineBlocks, PipelineState
 
-__all__ = ["FirstFrameStep", "fit_image"]
+__all__ = ["FirstFrameStep", "PictureStep", "fit_image"]
 
 
 class FirstFrameStep(ModularPipelineBlocks):
@@ -28,6 +28,20 @@ class FirstFrameStep(ModularPipelineBlocks):
         """(1, 3, 1, height, width) float32 in [-1, 1], as diffusers' `VideoProcessor` makes them."""
         fitted = fit_image(block_state.image, block_state.width, block_state.height)
         return (torch.from_numpy(fitted).float() / 255.0 * 2.0 - 1.0).permute(2, 0, 1)[None, :, None]
+
+
+class PictureStep(FirstFrameStep):
+    """For blocks of diffusers that take a picture of Pillow's."""
+
+    @property
+    def description(self) -> str:
+        return "Fits the first frame to the video's size, as a picture"
+
+    def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
+        block_state = self.get_block_state(state)
+        block_state.image = Image.fromarray(fit_image(block_state.image, block_state.width, block_state.height))
+        self.set_block_state(state, block_state)
+        return components, state
 
 
 def fit_image(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

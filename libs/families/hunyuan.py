@@ -23,7 +23,6 @@ from diffusers.modular_pipelines.hunyuan_video1_5.encoders import (
     HunyuanVideo15TextEncoderStep,
     HunyuanVideo15VaeEncoderStep,
 )
-from PIL import Image
 from torch import Tensor, nn
 from transformers import (  # type: ignore[attr-defined]  # made on demand
     ByT5Tokenizer,
@@ -35,7 +34,7 @@ from transformers import (  # type: ignore[attr-defined]  # made on demand
 )
 
 from libs.families.events import StepBegins, StepEnds
-from libs.families.first_frame import FirstFrameStep, fit_image
+from libs.families.first_frame import PictureStep
 from libs.families.loading import Lazy, LazyModel, load_model, load_scheduler, load_tokenizer
 from libs.families.modular import (
     AutoPipelineBlocks,
@@ -74,21 +73,6 @@ class HunyuanTextStep(HunyuanVideo15TextEncoderStep):  # type: ignore[misc]  # d
     @property
     def expected_components(self) -> list[ComponentSpec]:
         return [*super().expected_components, ComponentSpec("transformer", HunyuanVideo15Transformer3DModel)]
-
-
-class HunyuanPictureStep(FirstFrameStep):
-    model_name = NAME
-
-    @property
-    def description(self) -> str:
-        return "Fits the first frame to the video's size, as the picture that diffusers' blocks expect"
-
-    def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
-        block_state = self.get_block_state(state)
-        fitted = fit_image(block_state.image, block_state.width, block_state.height)
-        block_state.image = Image.fromarray(fitted)
-        self.set_block_state(state, block_state)
-        return components, state
 
 
 class HunyuanNameEmbedsStep(ModularPipelineBlocks):
@@ -168,7 +152,7 @@ class HunyuanVideoChunksStep(ModularPipelineBlocks):
 class HunyuanEncodeImageBlocks(SequentialPipelineBlocks):
     model_name = NAME
     block_classes = (
-        HunyuanPictureStep,
+        PictureStep,
         HunyuanVideo15VaeEncoderStep,
         HunyuanVideo15ImageEncoderStep,
         HunyuanNameEmbedsStep,

@@ -13,14 +13,14 @@ from typing import Any
 from torch import nn
 
 from libs.errors import FailedPrecondition
-from libs.families import hunyuan, ltx, wan
+from libs.families import hunyuan, ltx, ltx2, wan
 from libs.families.diorama import blocks as diorama_blocks
 from libs.families.diorama import components as diorama_components
 from libs.families.diorama.conditioning import check_conditioning as check_diorama_conditioning
 from libs.families.diorama.conditioning import check_latents as check_diorama_latents
 from libs.families.exchange import CheckConditioning, CheckLatents, conditioning_of, latents_of
 from libs.families.modular import SequentialPipelineBlocks
-from libs.families.sounding import SoundPipeline
+from libs.families.sounding import JointSound, SoundPipeline
 
 __all__ = ["FAMILIES", "Family", "StageBlocks", "family_named"]
 
@@ -50,7 +50,8 @@ class Family:
     check_latents: CheckLatents
     frames_made: Callable[[int], int]
     """Number of frames to show -> number the model makes; `Render` cuts the surplus at the end."""
-    sound: Callable[[Path], SoundPipeline]
+    sound: Callable[[Path], SoundPipeline | JointSound]
+    """From the rendered picture, or of a joint model from its own latents."""
 
 
 def next_frames(ratio: int) -> Callable[[int], int]:
@@ -59,6 +60,7 @@ def next_frames(ratio: int) -> Callable[[int], int]:
 
 
 TEXT = ("prompt_embeds", "negative_prompt_embeds")
+LTX2_TEXT = (*ltx2.TEXT, *(f"negative_{name}" for name in ltx2.TEXT))
 HUNYUAN_TEXT = tuple(f"{name}{suffix}" for name in TEXT for suffix in ("", "_mask", "_2", "_mask_2"))
 HUNYUAN_IMAGE = ("image_latents", "first_frame_embeds")
 LTX_TEXT = (*TEXT, "prompt_attention_mask", "negative_prompt_attention_mask")
@@ -112,6 +114,16 @@ FAMILIES: dict[str, Family] = {
         check_latents=latents_of(4),
         frames_made=next_frames(4),
         sound=diorama_components.load_sound,
+    ),
+    "ltx2": Family(
+        encode=StageBlocks(ltx2.LTX2EncodeBlocks, ltx2.load_for_encode, (*LTX2_TEXT, "image_latents")),
+        denoise=StageBlocks(ltx2.LTX2DenoiseBlocks, ltx2.load_for_denoise, ("latents", "audio_latents")),
+        transformers={"transformer": ltx2.load_transformer},
+        decode=StageBlocks(ltx2.LTX2DecodeBlocks, ltx2.load_for_decode, ("video_chunks",)),
+        check_conditioning=conditioning_of(*LTX2_TEXT, image=("image_latents",)),
+        check_latents=latents_of(8, "audio_latents"),
+        frames_made=next_frames(8),
+        sound=ltx2.LTX2Sound,
     ),
     # Wan2.2-T2V-A14B and Wan2.2-I2V-A14B, each with two experts.
     "wan22": Family(

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     ClassifierFreeGuidance,
@@ -19,6 +21,8 @@ from diffusers import (
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     UniPCMultistepScheduler,
@@ -26,9 +30,14 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     ByT5Tokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GemmaTokenizerFast,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
     Qwen2TokenizerFast,
@@ -47,6 +56,7 @@ __all__ = ["TINY", "write_tiny"]
 WORDS = ("a", "red", "ball", "rolls", "down", "the", "hill", "at", "night", "no", "blur", "waves", "on", "beach")
 PIECES = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{word}" for word in WORDS), *"abcdefghijklmnopqrstuvwxyz,."]
 TEXT = {"vocab_size": len(PIECES), "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+GEMMA_PIECES = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<image>", "▁", *"abcdefghijklmnopqrstuvwxyz,.")
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 QWEN_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -148,6 +158,89 @@ def _hunyuan_image_to_video() -> Any:
         "i2v",
         image_encoder=_moved(SiglipVisionModel(eye)),
         feature_extractor=SiglipImageProcessor(size={"height": 27, "width": 27}),
+    )
+
+
+def _ltx2() -> Any:
+    channels = {"block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 16, 32)}
+    layers = {"layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1)}
+    ratios = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
+    vae = AutoencoderKLLTX2Video(latent_channels=8, **channels, **layers, **ratios)
+    audio_vae = AutoencoderKLLTX2Audio(
+        base_channels=8, latent_channels=2, ch_mult=(1, 1, 1), num_res_blocks=1, mel_bins=16
+    )
+    for autoencoder in (vae, audio_vae):
+        autoencoder.latents_mean.normal_()
+        autoencoder.latents_std.uniform_(0.5, 2.0)
+    transformer = LTX2VideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        audio_in_channels=8,
+        audio_out_channels=8,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=4,
+        audio_cross_attention_dim=8,
+        num_layers=2,
+        caption_channels=16,
+        rope_double_precision=False,
+    )
+    connectors = LTX2TextConnectors(
+        caption_channels=16,
+        text_proj_in_factor=3,
+        video_connector_num_attention_heads=2,
+        video_connector_attention_head_dim=8,
+        video_connector_num_layers=1,
+        video_connector_num_learnable_registers=None,
+        audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8,
+        audio_connector_num_layers=1,
+        audio_connector_num_learnable_registers=None,
+        rope_double_precision=False,
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=32,
+        hidden_channels=32,
+        upsample_kernel_sizes=[12, 10, 4, 4],
+        upsample_factors=[6, 5, 4, 2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3]],
+    )
+    return LTX2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_shift=2.05, base_shift=0.95),
+        vae=_moved(vae),
+        audio_vae=_moved(audio_vae),
+        text_encoder=_moved(_gemma()),
+        tokenizer=GemmaTokenizerFast(vocab={piece: index for index, piece in enumerate(GEMMA_PIECES)}, merges=[]),
+        connectors=_moved(connectors),
+        transformer=_moved(transformer),
+        vocoder=_moved(vocoder),
+    )
+
+
+def _gemma() -> Any:
+    text = {
+        "vocab_size": len(GEMMA_PIECES),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 2048,
+    }
+    eye = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=eye, mm_tokens_per_image=4, image_token_index=5)
     )
 
 
@@ -264,6 +357,7 @@ TINY: dict[str, tuple[str, tuple[int, int], int, bool, Callable[[], Any]]] = {
     "hunyuan15-i2v": ("hunyuan15", (64, 64), 24, True, _hunyuan_image_to_video),
     "ltx": ("ltx", (64, 64), 25, True, _ltx),
     "ltx-0.9.5": ("ltx", (64, 64), 25, True, lambda: _ltx(timestep_conditioning=True)),
+    "ltx2": ("ltx2", (64, 64), 24, True, _ltx2),
     "wan22-t2v": ("wan22", (32, 32), 16, False, _wan_text_to_video),
     "wan22-i2v": ("wan22", (32, 32), 16, True, _wan_image_to_video),
     "wan22-5b": ("wan22-5b", (64, 64), 24, True, _wan_5b),

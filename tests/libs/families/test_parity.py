@@ -17,8 +17,9 @@ from PIL import Image
 from torch import nn
 
 from libs.artifacts import MemoryStore, get_tensors, put_tensors
-from libs.families import Step, load_decode, load_denoise, load_encode
+from libs.families import Step, load_decode, load_denoise, load_encode, load_sound
 from libs.families.first_frame import fit_image
+from libs.families.ltx2 import LTX2Sound
 from libs.families.table import FAMILIES
 from tests.support.tiny_families import TINY, write_tiny
 
@@ -28,9 +29,10 @@ BATCHED = 5e-6
 """Of latents up to 4: what batching both passes of guidance may move them, where the pipeline calls twice."""
 
 PARTS = {
-    "encode": ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "image_encoder"),
+    "encode": ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "image_encoder", "connectors"),
     "denoise": ("transformer", "transformer_2"),
     "decode": ("vae",),
+    "sound": ("audio_vae", "vocoder"),
 }
 """Whose weights each stage needs; of all other parts there is the configuration alone."""
 
@@ -53,10 +55,16 @@ class Case:
         return f"{self.model}-{'image' if self.from_image else 'text'}"
 
 
+LTX2 = {"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_scale": GUIDANCE}
+LTX2 |= {"audio_stg_scale": 0.0, "audio_modality_scale": 1.0, "audio_guidance_rescale": 0.0}
+"""Guidance by the negative prompt and nothing else."""
+
 CASES = [
     Case("ltx", "LTXPipeline", 9, 1),
     Case("ltx", "LTXImageToVideoPipeline", 9, 1),
     Case("ltx-0.9.5", "LTXPipeline", 9, 1, arguments={"decode_timestep": 0.05, "decode_noise_scale": 0.025}),
+    Case("ltx2", "LTX2Pipeline", 9, 1, arguments=LTX2),
+    Case("ltx2", "LTX2ImageToVideoPipeline", 9, 1, arguments=LTX2),
     Case("wan22-t2v", "WanPipeline", 5, 2),
     Case("wan22-i2v", "WanImageToVideoPipeline", 5, 2),
     Case("wan22-5b", "WanPipeline", 5, 2),
@@ -159,8 +167,8 @@ def decoded(folder: Path, case: Case, latents: Tensors) -> np.ndarray:
     return np.concatenate(list(load_decode(folder, TINY[case.model][0])(latents, case.num_frames)))
 
 
-def theirs(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """The latents after the last step and the frames, from diffusers' pipeline."""
+def theirs(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+    """The latents after the last step, the frames and the sound of a joint model, from diffusers' pipeline."""
     _, (width, height), fps, *_ = TINY[case.model]
     pipeline = getattr(diffusers, case.pipeline).from_pretrained(folder, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -184,7 +192,7 @@ def theirs(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
     else:
         step = pipeline.scheduler.step
         pipeline.scheduler.step = lambda *args, **more: final.append((made := step(*args, **more))[0]) or made
-    frames = pipeline(
+    made = pipeline(
         prompt=PROMPT,
         negative_prompt=NEGATIVE,
         num_frames=case.num_frames,
@@ -192,8 +200,8 @@ def theirs(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
         generator=torch.Generator("cpu").manual_seed(SEED),
         output_type="np",
         **{name: value for name, value in arguments.items() if name in known},
-    ).frames[0]
-    return final[-1].numpy(), np.round(frames * 255).astype(np.uint8)
+    )
+    return final[-1].numpy(), np.round(made.frames[0] * 255).astype(np.uint8), getattr(made, "audio", None)
 
 
 def compared(latents: Tensors, case: Case, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,13 +219,20 @@ def test_stages_equal_the_pipeline(case: Case, models: Path, tmp_path: Path) -> 
     folder = folder_of(models, case.model)
     only = {stage: with_only(folder, stage, tmp_path / stage) for stage in PARTS}
     conditioning = encoded(only["encode"], case)
-    expected, expected_frames = theirs(folder, case)
+    expected, expected_frames, expected_sound = theirs(folder, case)
     assert np.abs(expected).max() > 0.5
     assert expected_frames.std() > 1, "a picture that is all of one colour shows nothing"
 
     exact = denoised(only["denoise"], case, conditioning, row_by_row=case.calls == 2)
     np.testing.assert_array_equal(*compared(exact, case, expected))
     np.testing.assert_array_equal(decoded(only["decode"], case, exact), expected_frames)
+    if expected_sound is not None:
+        sound = load_sound(only["sound"], TINY[case.model][0])
+        assert isinstance(sound, LTX2Sound)
+        waveform, rate = sound.waveform(exact)
+        assert rate == 24_000
+        np.testing.assert_array_equal(waveform, expected_sound[0].numpy())
+        assert waveform.std() > 1e-3, "silence shows nothing"
     if case.calls == 2:
         batched = denoised(only["denoise"], case, conditioning)
         np.testing.assert_allclose(*compared(batched, case, expected), atol=BATCHED, rtol=0)
