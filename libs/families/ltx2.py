@@ -359,7 +359,8 @@ def _resampled(sound: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         return sound
     count = round(sound.shape[1] * SAMPLE_RATE / rate)
     spectrum = np.fft.rfft(sound.astype(np.float64))[:, : count // 2 + 1]
-    return (np.fft.irfft(spectrum, count) * (count / sound.shape[1])).astype(np.float32)
+    resampled: NDArray[np.float32] = (np.fft.irfft(spectrum, count) * (count / sound.shape[1])).astype(np.float32)
+    return resampled
 
 
 def _fitted(sound: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
