@@ -53,8 +53,7 @@ class Stage:
 def stages(plan: Plan) -> list[Stage]:
     """In the order of their needs: what is rendered is encoded with the fitted map, the rest reads the rendered clips.
 
-    The residual decoder comes after the transformer: it changes how latents look, not what they are, and half of what
-    it learns from are latents that the transformer has drawn.
+    The residual decoder may come after the transformer: it changes how latents look, not what they are.
     """
     transformer, decoder, sound = (plan.minutes[name] for name in ("transformer", "decoder", "sound"))
     clips, processes = str(plan.clips), str(plan.processes)
@@ -62,7 +61,6 @@ def stages(plan: Plan) -> list[Stage]:
         Stage("fit", ("training.autoencoder", "fit"), 1),
         Stage("render", ("training.render", "--clips", clips, "--processes", processes), plan.clips),
         Stage("transformer", ("training.transformer", "train", "--minutes", str(transformer)), transformer),
-        Stage("redraw", ("training.redraw",), transformer),
         Stage("decoder", ("training.autoencoder", "train", "--minutes", str(decoder)), decoder),
         Stage("sound", ("training.sound", "--minutes", str(sound), "--clips", clips, "--resume"), sound),
         Stage("export", ("training.transformer", "export"), transformer),

@@ -1,9 +1,7 @@
 """The autoencoder's two parts: `fit` finds the linear map in closed form, `train` teaches the residual decoder.
 
-    python -m training.autoencoder fit
-    python -m training.autoencoder train --minutes 15
-
-The decoder is trained last: half of what it sees are latents as the trained transformer makes them (`training.redraw`).
+python -m training.autoencoder fit
+python -m training.autoencoder train --minutes 15
 """
 
 from __future__ import annotations
@@ -16,14 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from libs.families.diorama.autoencoder import FRAMES, AutoencoderDiorama, patchify
-from libs.families.diorama.patches import PIXELS
 from training.precision import mixed_precision
 from training.scenes import FAMILIES, render, sample_spec
-from training.scenes.base import SceneSpec
 
 MODEL = Path("models/diorama/vae")
 CACHE = Path("training/cache")
@@ -31,16 +26,6 @@ LATENT_CHANNELS = 16
 """Of 3,072 values. More show finer detail, which a small transformer then does not learn to make."""
 LATENT_NOISE = 0.08
 """Most noise on the latents that the decoder is trained on, where the strongest component has deviation 1."""
-REDRAWN_SHARE = 0.6
-"""Of the crops whose latents the transformer has drawn again."""
-TEXTURE_WEIGHT = 0.5
-NUM_CLIPS, CLIP_FRAMES, CLIP_SEED = 280, 13, 99
-"""Of the clips that are rendered for the decoder."""
-TEXTURE_SCALES = 3
-_ACROSS = torch.tensor([[-1.0, 2.0, -1.0]] * 3) / 6
-_DIAGONAL = torch.tensor([[-1.0, -1.0, 2.0], [-1.0, 2.0, -1.0], [2.0, -1.0, -1.0]]) / 6
-_BANDS = torch.stack([_ACROSS, _ACROSS.T, _DIAGONAL, _DIAGONAL.flip(1)])[:, None]
-"""Second differences along four directions, (4, 1, 3, 3)."""
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:
@@ -97,7 +82,7 @@ def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
 
 def train(
     minutes: float,
-    num_clips: int = NUM_CLIPS,
+    num_clips: int = 280,
     crop: int = 128,
     batch: int = 6,
     learning_rate: float = 2e-3,
@@ -107,10 +92,10 @@ def train(
     model: Path = MODEL,
     cache: Path = CACHE,
 ) -> list[float]:
-    """On random crops of rendered clips: L1 of values and differences, against flicker and blocks, and of texture.
+    """L1 on random crops of rendered clips, with a term on differences in space and time, against flicker and blocks.
 
-    The latents it sees are a little noisy, or drawn again by the transformer (``drawn_again.npy`` in the cache, if it
-    is there): what a generated clip gets wrong in one place, the decoder then mends from its neighbours.
+    The latents it sees are a little noisy, as the transformer's are: what a generated clip gets wrong in one place, the
+    decoder then mends from its neighbours.
 
     Trains until ``minutes`` of work, of every run together, are done, or ``most_steps`` of this run. Returns the loss
     of each step of this run.
@@ -126,17 +111,18 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["seconds"]
     rng = np.random.default_rng(step + 7)
-    clips = decoder_clips(cache, num_clips, size)
-    redrawn = np.load(cache / "drawn_again.npy", mmap_mode="r") if (cache / "drawn_again.npy").exists() else None
+    clips = _crops_cache(cache / "decoder_clips.npy", num_clips, size)
     started = saved = time.monotonic()
     losses: list[float] = []
     while (elapsed := spent + time.monotonic() - started) < minutes * 60 and len(losses) < most_steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, step / 50 + 0.02) * max(0.05, 1 - elapsed / (minutes * 60))
-        video, latents = _random_crops(clips, redrawn, autoencoder, rng, batch, crop)
+        video = _random_crops(clips, rng, batch, crop)
+        latents = autoencoder.encode(video)
+        noise = LATENT_NOISE * torch.rand(batch, 1, 1, 1, 1) * torch.randn(latents.shape)
         with mixed_precision():
-            decoded = autoencoder.decode(latents)
-        loss = reconstruction_loss(decoded.float(), video) + TEXTURE_WEIGHT * texture_loss(decoded.float(), video)
+            decoded = autoencoder.decode(latents + noise)
+        loss = reconstruction_loss(decoded.float(), video)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -162,26 +148,6 @@ def reconstruction_loss(decoded: Tensor, video: Tensor) -> Tensor:
     return loss
 
 
-def texture_loss(decoded: Tensor, video: Tensor) -> Tensor:
-    """L1 between local energies of brightness in oriented bands, (B, 3, T, H, W) both.
-
-    What cannot be known from the latents, as where each raindrop is, the plain loss answers with blur. Energies of
-    band-passed pictures over a neighbourhood (Heeger and Bergen 1995) ask for as much, as fine, in the same direction.
-    """
-    loss = decoded.new_zeros(())
-    made, real = (clip.mean(dim=1).flatten(0, 1)[:, None] for clip in (decoded, video))
-    for _ in range(TEXTURE_SCALES):
-        loss = loss + (_energies(made) - _energies(real)).abs().mean()
-        made, real = F.avg_pool2d(made, 2), F.avg_pool2d(real, 2)
-    return loss
-
-
-def _energies(pictures: Tensor) -> Tensor:
-    """(N, 1, H, W) -> (N, 4, h, w): across, down and both diagonals, root mean square over 16 x 16, each 8 pixels."""
-    bands = F.conv2d(pictures, _BANDS.to(pictures.dtype))
-    return (F.avg_pool2d(bands.square(), min(16, *bands.shape[2:]), stride=8) + 1e-5).sqrt()
-
-
 def _charbonnier(error: Tensor) -> Tensor:
     return (error.square() + 1e-4).sqrt().mean()
 
@@ -195,49 +161,27 @@ def _save(
     partial.replace(checkpoint)
 
 
-def decoder_specs(num_clips: int) -> list[SceneSpec]:
-    """What is on the clips that the decoder is trained on."""
-    rng, families = np.random.default_rng(CLIP_SEED), list(FAMILIES)
-    return [sample_spec(rng, families[i % len(families)]) for i in range(num_clips)]
-
-
-def decoder_clips(cache: Path, num_clips: int = NUM_CLIPS, size: int = 256) -> np.ndarray:
-    """Rendered frames, uint8 (clips, 13, size, size, 3), kept in ``cache``."""
-    path = cache / "decoder_clips.npy"
+def _crops_cache(path: Path, num_clips: int, size: int) -> np.ndarray:
+    """Rendered frames, uint8 (clips, 13, size, size, 3), kept in ``path``."""
     if not path.exists():
+        rng = np.random.default_rng(99)
+        families = list(FAMILIES)
         clips = [
-            (render(spec, CLIP_FRAMES, size=size).frames * 255).round().astype(np.uint8)
-            for spec in decoder_specs(num_clips)
+            (render(sample_spec(rng, families[i % len(families)]), 13, size=size).frames * 255).round().astype(np.uint8)
+            for i in range(num_clips)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, np.stack(clips))
     return np.load(path, mmap_mode="r")
 
 
-def _random_crops(
-    clips: np.ndarray,
-    redrawn: np.ndarray | None,
-    autoencoder: AutoencoderDiorama,
-    rng: np.random.Generator,
-    batch: int,
-    crop: int,
-) -> tuple[Tensor, Tensor]:
-    """Crops aligned to the patch grid, (B, 3, 13, crop, crop), and latents to decode them from."""
-    videos, latents = [], []
+def _random_crops(clips: np.ndarray, rng: np.random.Generator, batch: int, crop: int) -> Tensor:
+    """Crops aligned to the patch grid, (B, 3, 13, crop, crop)."""
+    crops = []
     for index in rng.integers(len(clips), size=batch):
-        y, x = rng.integers((clips.shape[2] - crop) // PIXELS + 1, size=2)
-        rows, columns = slice(y * PIXELS, y * PIXELS + crop), slice(x * PIXELS, x * PIXELS + crop)
-        video = to_tensor(np.array(clips[index, :, rows, columns]))
-        if redrawn is not None and rng.random() < REDRAWN_SHARE:
-            variant, side = rng.integers(redrawn.shape[1]), crop // PIXELS
-            drawn = redrawn[index, variant, :, :, y : y + side, x : x + side]
-            latent = torch.from_numpy(np.array(drawn)).float()[None]
-        else:
-            latent = autoencoder.encode(video)
-            latent = latent + LATENT_NOISE * rng.random() * torch.randn(latent.shape)
-        videos.append(video)
-        latents.append(latent)
-    return torch.cat(videos), torch.cat(latents)
+        y, x = rng.integers((clips.shape[2] - crop) // 16 + 1, size=2) * 16
+        crops.append(to_tensor(np.array(clips[index, :, y : y + crop, x : x + crop])))
+    return torch.cat(crops)
 
 
 def main() -> None:

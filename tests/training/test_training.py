@@ -18,7 +18,7 @@ from libs.families.diorama.autoencoder import AutoencoderDiorama
 from libs.families.diorama.components import load_transformer
 from libs.families.diorama.positions import POSITION_CHANNELS
 from training import __main__ as command
-from training import autoencoder, redraw, render, text, transformer
+from training import autoencoder, render, text, transformer
 from training.scenes import render as render_scene
 from training.scenes import sample_spec
 
@@ -86,62 +86,6 @@ def test_the_decoder_learns_and_goes_on(
     torch.testing.assert_close(trained.basis.float(), fitted.basis, atol=1e-3, rtol=0)
     assert len(autoencoder.train(60.0, most_steps=1, **given)) == 1
     assert torch.load(tmp_path / "decoder.pt", weights_only=True)["step"] == 25
-
-
-def test_the_decoder_is_given_redrawn_latents_of_the_very_crop(
-    fitted: AutoencoderDiorama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Latents that only differ from the clip's by 1000 must come back as the crop's latents and 1000."""
-    monkeypatch.setattr(autoencoder, "REDRAWN_SHARE", 1.0)
-    frames = (render_scene(sample_spec(np.random.default_rng(5), "sea"), 13, size=SIZE).frames * 255).astype(np.uint8)
-    redrawn = fitted.encode(autoencoder.to_tensor(frames))[:, None].numpy() + 1000.0
-    video, latents = autoencoder._random_crops(frames[None], redrawn, fitted, np.random.default_rng(0), 2, 32)
-    assert (video.shape, latents.shape) == ((2, 3, 13, 32, 32), (2, CHANNELS, 4, 2, 2))
-    torch.testing.assert_close(latents - 1000.0, fitted.encode(video), atol=1e-2, rtol=0)
-
-
-def test_texture_is_missed_in_blur_and_found_in_other_grain() -> None:
-    """Plain L1 prefers the blur; this loss the other noise of the same kind, if its direction is right as well."""
-    rng = torch.Generator().manual_seed(0)
-    real, other = torch.randn(2, 1, 3, 2, 64, 64, generator=rng)
-    across = other.cumsum(dim=-1) / 3
-
-    def loss(made: torch.Tensor) -> float:
-        return float(autoencoder.texture_loss(made, real))
-
-    assert loss(real) == 0.0
-    assert loss(other) < 0.3 * loss(torch.zeros_like(real))
-    assert loss(other) < 0.3 * loss(across)
-    assert (other - real).abs().mean() > real.abs().mean()
-
-
-def test_a_clip_drawn_again_is_what_the_transformer_says(fitted: AutoencoderDiorama) -> None:
-    """By a transformer that knows the clip, it comes back; by one that sees nothing but its input, as it is noised."""
-    frames = (render_scene(sample_spec(np.random.default_rng(5), "sea"), 9, size=SIZE).frames * 255).astype(np.uint8)
-    clean = fitted.encode(autoencoder.to_tensor(frames))
-    sigmas: list[float] = []
-
-    def knowing(inputs: torch.Tensor, *, timestep: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
-        assert inputs.shape == (1, 2 * CHANNELS + 1 + POSITION_CHANNELS, 3, 4, 4)
-        sigmas.append(float(timestep) / 1000)
-        return (clean,)
-
-    def repeating(inputs: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
-        return (inputs[:, :CHANNELS],)
-
-    captions = ["waves"]
-    drawn: Any = knowing
-    made = redraw.redraw(drawn, fitted, frames[None], captions, noise_for)
-    assert made.shape == (1, len(redraw.SIGMAS), CHANNELS, 3, 4, 4)
-    torch.testing.assert_close(
-        torch.from_numpy(made[0]).float(), clean.expand(len(redraw.SIGMAS), -1, -1, -1, -1), atol=1e-2, rtol=0
-    )
-    starts = [now for before, now in zip([0.0, *sigmas], sigmas, strict=False) if now > before]
-    np.testing.assert_allclose(starts, redraw.SIGMAS, atol=1e-6)
-    drawn = repeating
-    noised = torch.from_numpy(redraw.redraw(drawn, fitted, frames[None], captions, noise_for)[0]).float()
-    errors = (noised - clean).flatten(1).std(dim=1)
-    assert errors.tolist() == sorted(errors.tolist())
 
 
 # --- rendering -------------------------------------------------------------------------------------------------------
@@ -290,7 +234,6 @@ def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path
         ("training.autoencoder", "fit"),
         ("training.render", "--clips"),
         ("training.transformer", "train"),
-        ("training.redraw",),
         ("training.autoencoder", "train"),
         ("training.sound", "--minutes"),
     ]
@@ -301,11 +244,7 @@ def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path
     assert command.run(plan(), command.Done(tmp_path)) == 0
     assert ran == []
     assert command.run(plan(transformer=6.0), command.Done(tmp_path)) == 0
-    assert [part[:2] for part in ran] == [
-        ("training.transformer", "train"),
-        ("training.redraw",),
-        ("training.transformer", "export"),
-    ]
+    assert [part[:2] for part in ran] == [("training.transformer", "train"), ("training.transformer", "export")]
 
 
 def test_a_fit_is_not_repeated_beside_clips_that_were_encoded_with_another(
