@@ -56,8 +56,9 @@ async def collect(scene: Scene, retention: Retention) -> list[Doomed]:
 
 
 def names(scene: Scene, video: pb.Video) -> set[str]:
+    """Folders may go while they are read: `os.walk` passes over them, `rglob` does not."""
     folder = scene.artifacts / "local" / video.name.removeprefix("videos/")
-    return {path.name for path in folder.rglob("*") if path.is_file()}
+    return {name for _, _, files in os.walk(folder) for name in files}
 
 
 async def test_intermediates_go_first_then_the_result_and_the_video_says_so(scene: Scene) -> None:
