@@ -80,7 +80,7 @@ def _service(
 
 
 def _with_triton(name: str, ports: Mapping[str, int], state: State, base: Mapping[str, str]) -> Planned:
-    wiring = {"TRITON_ADDRESSES": json.dumps([f"127.0.0.1:{ports[TRITON]}"])}
+    wiring = {"TRITON_ADDRESSES": json.dumps({"*": [f"127.0.0.1:{ports[TRITON]}"]})}
     return _service(name, ports[name], state, base, wiring, needs=(TRITON,))
 
 

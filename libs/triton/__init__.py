@@ -6,6 +6,7 @@ Numpy in, numpy out. Knows neither torch nor what the networks mean.
 from libs.triton.calling import Call, calling
 from libs.triton.client import Triton
 from libs.triton.pods import TritonOptions
+from libs.triton.pools import TritonPools
 from libs.triton.threaded import triton_in_thread
 
-__all__ = ["Call", "Triton", "TritonOptions", "calling", "triton_in_thread"]
+__all__ = ["Call", "Triton", "TritonOptions", "TritonPools", "calling", "triton_in_thread"]

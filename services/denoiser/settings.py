@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -25,8 +27,9 @@ class DenoiserSettings(ServiceSettings):
     max_active_videos: int = Field(default=4, ge=1, le=1000)
     """Videos at work at the same time, taking turns step by step; one more is refused with RESOURCE_EXHAUSTED."""
 
-    triton_addresses: tuple[str, ...] = ()
-    """Where the transformer runs: host:port of tritonservers, as a JSON list; empty: in this process."""
+    triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Where the transformer runs: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
+    every model that is not named. A model without any: in this process."""
 
     triton_call_seconds: float = Field(default=120.0, gt=0)
     """Deadline of one transformer call to one Triton pod, its queue there included."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from libs.catalog import Catalog
 from libs.families import load_denoise, load_remote_transformer
-from libs.triton import Triton, TritonOptions
+from libs.triton import TritonOptions, TritonPools
 from services.denoiser.settings import DenoiserSettings
 
 if TYPE_CHECKING:
@@ -36,12 +36,15 @@ async def opened_loader(settings: DenoiserSettings, catalog: Catalog) -> AsyncIt
         attempts=settings.triton_attempts,
         shared_memory=settings.triton_shared_memory,
     )
-    async with Triton(settings.triton_addresses, options) as triton:
-        yield partial(_load, catalog, triton)
+    async with TritonPools(settings.triton_addresses, options) as pools:
+        yield partial(_load, catalog, pools)
 
 
-def _load(catalog: Catalog, triton: Triton, model_dir: Path, family: str) -> DenoisePipeline:
+def _load(catalog: Catalog, pools: TritonPools, model_dir: Path, family: str) -> DenoisePipeline:
     """Not before Triton has answered a real inference: its own readiness stays true when a model's process is dead."""
+    triton = pools.of(model_dir.name)
+    if triton is None:
+        return load_denoise(model_dir, family)
     transformer = load_remote_transformer(model_dir, family, triton.infer)
     limits = catalog.get(model_dir.name).limits
     width, height = limits.sizes[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -31,8 +33,9 @@ class MuxerSettings(ServiceSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
     """Longest silence of a stream. Callers take a longer one for a dead stage."""
 
-    triton_addresses: tuple[str, ...] = ()
-    """Where latents become frames: host:port of tritonservers, as a JSON list; empty: in this process."""
+    triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Where latents become frames: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
+    every model that is not named. A model without any: in this process."""
 
     triton_call_seconds: float = Field(default=120.0, gt=0)
     """Deadline of one call to one Triton pod, its queue there included; a call makes 64 frames."""

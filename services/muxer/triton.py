@@ -9,7 +9,7 @@ from pathlib import Path
 
 from libs.catalog import Catalog
 from libs.families import load_decode, load_remote_decoder
-from libs.triton import Triton, TritonOptions
+from libs.triton import TritonOptions, TritonPools
 from services.muxer.render import Decode
 from services.muxer.settings import MuxerSettings
 
@@ -33,12 +33,15 @@ async def opened_loader(settings: MuxerSettings, catalog: Catalog) -> AsyncItera
         attempts=settings.triton_attempts,
         shared_memory=settings.triton_shared_memory,
     )
-    async with Triton(settings.triton_addresses, options) as triton:
-        yield partial(_load, catalog, triton)
+    async with TritonPools(settings.triton_addresses, options) as pools:
+        yield partial(_load, catalog, pools)
 
 
-def _load(catalog: Catalog, triton: Triton, model_dir: Path, family: str) -> Decode:
+def _load(catalog: Catalog, pools: TritonPools, model_dir: Path, family: str) -> Decode:
     """Not before Triton has answered a real inference: its own readiness stays true when a model's process is dead."""
+    triton = pools.of(model_dir.name)
+    if triton is None:
+        return load_decode(model_dir, family)
     decoder = load_remote_decoder(model_dir, family, triton.infer)
     limits = catalog.get(model_dir.name).limits
     width, height = limits.sizes[0]

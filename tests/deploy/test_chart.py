@@ -202,6 +202,36 @@ def test_free_settings_reach_the_service() -> None:
     assert {"name": "SOUNDSTAGE_ENCODER_WARM_MODELS", "value": '["diorama"]'} in encoder["env"]
 
 
+def test_services_are_told_which_pool_holds_which_model() -> None:
+    """By the names of Services that are there, on the port that Triton has there."""
+    small, large = (dict(pool, models=models) for pool, models in zip(POOLS, (["a"], ["a", "b"]), strict=True))
+    manifests = render(values=merged(OUTSIDE, {"triton": {"enabled": True, "pools": [small, large]}}))
+    ports = {
+        f"{service['metadata']['name']}.video.svc:{port['port']}"
+        for service in of_kind(manifests, "Service")
+        for port in service["spec"]["ports"]
+        if port["name"] == "grpc"
+    }
+    for component in COMPONENTS:
+        (container,) = pods(manifests)[component]["spec"]["containers"]
+        told = [json.loads(one["value"]) for one in container["env"] if one["name"].endswith("TRITON_ADDRESSES")]
+        assert len(told) == int(component in ("denoiser", "muxer"))
+        for addresses in told:
+            assert {model: len(pods) for model, pods in addresses.items()} == {"a": 2, "b": 1}
+            assert {address for pods in addresses.values() for address in pods} <= ports
+
+
+def test_further_volumes_are_mounted() -> None:
+    volume = {"name": "licence", "secret": {"secretName": "licence"}}
+    mount = {"name": "licence", "mountPath": "/licence", "readOnly": True}
+    values = merged(OUTSIDE, {"audio": {"extraVolumes": [volume], "extraVolumeMounts": [mount]}})
+    manifests = render(values=values)
+    spec = pods(manifests)["audio"]["spec"]
+    assert volume in spec["volumes"]
+    assert mount in spec["containers"][0]["volumeMounts"]
+    assert [problem for one in manifests for problem in problems(one, VERSIONS[-1])] == []
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"denoizer": {}}, "denoizer"),
     "an unknown key below": ({"denoiser": {"replica": 1}}, "replica"),
@@ -218,6 +248,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tokens for anybody": ({"auth": {"oidc": {"issuer": "https://id.example"}}}, "audience"),
     "TLS without names": ({"tls": {"public": {"enabled": True}}}, "dnsNames"),
     "our variables by the back door": ({"denoiser": {"extraEnv": [{"name": "SOUNDSTAGE_DENOISER_X"}]}}, "extraEnv"),
+    "a folder of the node": ({"audio": {"extraVolumes": [{"name": "a", "hostPath": {"path": "/"}}]}}, "hostPath"),
+    "Triton by the back door": ({"muxer": {"settings": {"triton_addresses": {}}}}, "triton_addresses"),
     "no issuer": ({"tls": {"internal": {"enabled": True}}}, "issuerRef.name"),
     "no secret": ({"tls": {"internal": {"enabled": True, "certManager": {"enabled": False}}}}, "existingSecrets"),
     "no store": ({"s3": {"endpoint": ""}}, "s3.endpoint"),

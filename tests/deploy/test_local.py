@@ -197,7 +197,7 @@ def test_the_plan_with_triton_starts_it_before_who_uses_it(tmp_path: Path) -> No
         assert part.needs == (TRITON,)
         assert names.index(TRITON) < names.index(name)
         addresses = part.environment[f"SOUNDSTAGE_{name.upper()}_TRITON_ADDRESSES"]
-        assert json.loads(addresses) == [f"127.0.0.1:{server.port}"]
+        assert json.loads(addresses) == {"*": [f"127.0.0.1:{server.port}"]}
     assert f"--repository={tmp_path / 'triton'}" in server.command
 
 

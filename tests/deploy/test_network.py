@@ -112,19 +112,21 @@ def to_outside(manifests: list[Manifest]) -> set[Arrow]:
 TRITON = TOGGLES["triton"]["pools"]
 
 
+def on_triton(*pools: str) -> set[Arrow]:
+    """The denoiser's steps and the muxer's decoding."""
+    return {(caller, f"triton-{pool}", 8001) for caller in ("denoiser", "muxer") for pool in pools}
+
+
 @pytest.mark.parametrize(
     ("manifests", "drawn"),
     [
         (lambda: render(values=OUTSIDE), DRAWN | HEALTH_TEST),
         (lambda: render(*VALUE_FILES["dev"]), DRAWN | HEALTH_TEST | STORES),
-        (lambda: render(*VALUE_FILES["gpu"]), DRAWN | HEALTH_TEST | {("denoiser", "triton-default", 8001)}),
-        (
-            lambda: render(*VALUE_FILES["large"]),
-            DRAWN | HEALTH_TEST | {("denoiser", f"triton-{pool}", 8001) for pool in ("small", "large")},
-        ),
+        (lambda: render(*VALUE_FILES["gpu"]), DRAWN | HEALTH_TEST | on_triton("default")),
+        (lambda: render(*VALUE_FILES["large"]), DRAWN | HEALTH_TEST | on_triton("small", "large")),
         (
             lambda: render(values=merged(merged(BUNDLED, TRITON), TOGGLES["tests"]["no"])),
-            DRAWN | STORES | {("denoiser", f"triton-{pool}", 8001) for pool in ("small", "large")},
+            DRAWN | STORES | on_triton("small", "large"),
         ),
     ],
     ids=["plain", "dev", "gpu", "large", "bundled with triton, no tests"],

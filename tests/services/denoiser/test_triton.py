@@ -24,7 +24,7 @@ async def test_without_addresses_the_transformer_is_in_this_process(models_dir: 
 
 async def test_a_server_that_is_not_there_loads_nothing(models_dir: Path) -> None:
     (port,) = free_ports(1)
-    settings = DenoiserSettings(triton_addresses=(f"127.0.0.1:{port}",), triton_attempts=1)
+    settings = DenoiserSettings(triton_addresses={"diorama": (f"127.0.0.1:{port}",)}, triton_attempts=1)
     async with opened_loader(settings, Catalog.read(models_dir)) as load:
         with pytest.raises(Unavailable) as raised:
             await asyncio.to_thread(load, models_dir / "diorama", "diorama")
@@ -34,7 +34,7 @@ async def test_a_server_that_is_not_there_loads_nothing(models_dir: Path) -> Non
 @pytest.mark.skipif(not SUPPORTED, reason="tritonserver's wheel is for x86-64 Linux")
 async def test_a_server_without_the_model_loads_nothing(models_dir: Path, tmp_path: Path) -> None:
     with light_tritonserver(tmp_path) as server:
-        settings = DenoiserSettings(triton_addresses=(server.address,), triton_attempts=2)
+        settings = DenoiserSettings(triton_addresses={"*": (server.address,)}, triton_attempts=2)
         async with opened_loader(settings, Catalog.read(models_dir)) as load:
             with pytest.raises(FailedPrecondition) as raised:
                 await asyncio.to_thread(load, models_dir / "diorama", "diorama")

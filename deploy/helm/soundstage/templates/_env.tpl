@@ -57,6 +57,9 @@ tls_client_names:
   - {{ printf "%s.%s.svc" (include "soundstage.name" (dict "root" $root "component" .)) $root.Release.Namespace }}
   {{- end }}
 {{- end }}
+{{- if and $root.Values.triton.enabled (has .component (list "denoiser" "muxer")) }}
+triton_addresses: {{ include "soundstage.tritonAddresses" $root }}
+{{- end }}
 {{- end -}}
 
 {{- define "soundstage.wiredGateway" -}}

@@ -54,6 +54,9 @@ spec:
             {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
             - {name: {{ $name }}, mountPath: /etc/soundstage/{{ $name }}, readOnly: true}
             {{- end }}
+            {{- with $values.extraVolumeMounts }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
       volumes:
         - name: tmp
           emptyDir: {sizeLimit: {{ $values.tmpSize }}}
@@ -64,6 +67,9 @@ spec:
         {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
         - name: {{ $name }}
           secret: {secretName: {{ $secret }}, defaultMode: 0440}
+        {{- end }}
+        {{- with $values.extraVolumes }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
 {{- end -}}
 

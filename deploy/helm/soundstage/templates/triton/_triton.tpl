@@ -7,6 +7,16 @@
 {{- toYaml $names -}}
 {{- end -}}
 
+{{/* Model -> addresses of the pools that hold it, as JSON. */}}
+{{- define "soundstage.tritonAddresses" -}}
+{{- $addresses := dict -}}
+{{- range $pool := .Values.triton.pools -}}
+{{- $address := printf "%s.%s.svc:8001" (include "soundstage.name" (dict "root" $ "component" (printf "triton-%s" $pool.name))) $.Release.Namespace -}}
+{{- range $pool.models }}{{ $_ := set $addresses . (append (get $addresses . | default list) $address) }}{{ end -}}
+{{- end -}}
+{{- toJson $addresses -}}
+{{- end -}}
+
 {{/* The containers of a pool. Arguments: root, pool. */}}
 {{- define "soundstage.tritonContainer" -}}
 {{- $triton := .root.Values.triton -}}
@@ -25,6 +35,9 @@ args:
   - --grpc-port=8001
   - --http-port=8000
   - --metrics-port=8002
+  # Callers find pods that came later when their connections are renewed.
+  - --grpc-max-connection-age=300000
+  - --grpc-max-connection-age-grace=600000
 ports:
   - {name: grpc, containerPort: 8001}
   - {name: http, containerPort: 8000}
