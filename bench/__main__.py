@@ -20,6 +20,7 @@ BENCHMARKS = {
     "scenes": "bench.scenes",
     "prompts": "bench.prompts",
     "gateway": "bench.gateway",
+    "fairness": "bench.fairness",
     "autoscaling": "bench.autoscaling",
 }
 """Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""

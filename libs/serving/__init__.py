@@ -8,7 +8,7 @@ from libs.serving.settings import ServiceSettings
 from libs.serving.stage import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage, stop_stage
 from libs.serving.status import error_from_rpc, status_of
 from libs.serving.telemetry import configure_logging
-from libs.serving.tls import TlsFiles
+from libs.serving.tls import Reloading, TlsFiles
 
 __all__ = [
     "Admit",
@@ -19,6 +19,7 @@ __all__ = [
     "InvalidMessage",
     "Progress",
     "RecordingStage",
+    "Reloading",
     "RunningServer",
     "ServiceSettings",
     "Stage",

@@ -18,7 +18,7 @@ from typing import Any, Generic, Self, TypeVar
 import grpc
 from typing_extensions import override
 
-__all__ = ["TlsFiles", "reloading_channel", "server_credentials"]
+__all__ = ["Reloading", "TlsFiles", "reloading_channel", "server_credentials"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class TlsFiles:
         return [path for path in (self.cert, self.key, self.ca) if path is not None]
 
 
-class _Reloading(Generic[T]):
+class Reloading(Generic[T]):
     """What is made from files, made anew when these have changed; from unusable new ones nothing is made."""
 
     def __init__(self, files: TlsFiles, make: Callable[[TlsFiles], T]) -> None:
@@ -79,7 +79,7 @@ class _Reloading(Generic[T]):
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Of a server with ``cert`` and ``key``; with ``ca``, callers must show a certificate of that authority."""
-    reloading = _Reloading(files, _server_configuration)
+    reloading = Reloading(files, _server_configuration)
 
     def replaced() -> grpc.ServerCertificateConfiguration | None:
         return reloading.value if reloading.changed() else None
@@ -90,13 +90,13 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 def reloading_channel(files: TlsFiles, open_: _Open) -> grpc.aio.Channel:
     """Behaves as what ``open_`` gives, with the files as they are at each call."""
-    return _ReloadingChannel(_Reloading(files, _channel_credentials), open_)
+    return _ReloadingChannel(Reloading(files, _channel_credentials), open_)
 
 
 class _ReloadingChannel(grpc.aio.Channel):
     """A channel that a new one takes the place of when the files have changed."""
 
-    def __init__(self, credentials: _Reloading[grpc.ChannelCredentials], open_: _Open) -> None:
+    def __init__(self, credentials: Reloading[grpc.ChannelCredentials], open_: _Open) -> None:
         self._credentials, self._open = credentials, open_
         self._channel = open_(credentials.value)
         self._draining: dict[asyncio.Task[None], grpc.aio.Channel] = {}

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -18,7 +19,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from libs.errors import Unavailable
-from libs.serving import TlsFiles
+from libs.serving import Reloading, TlsFiles
 from services.gateway.video import Priority, Video, VideoKey
 from services.gateway.workflow import MakeVideo, VideoWork
 
@@ -28,6 +29,8 @@ CALL_TIMEOUT = timedelta(seconds=5)
 WORKFLOW_TASK_SECONDS = 10.0
 """Temporal's own default, at most: after this long a step of a workflow is given to another worker."""
 CONNECT_PAUSE_SECONDS = 0.3
+CERTIFICATES_SECONDS = 2.0
+"""How often the TLS files are looked at. A connection keeps its certificate until another takes its place."""
 PRIORITY_KEY = {Priority.INTERACTIVE: 1, Priority.STANDARD: 3, Priority.BATCH: 5}
 """Temporal serves lower keys first; 3 is its own default."""
 
@@ -68,22 +71,47 @@ class TemporalRunner:
     ) -> None:
         self._address, self._namespace, self._task_queue = address, namespace, task_queue
         self._worker_silence_seconds, self._tls = worker_silence_seconds, tls
+        self._reloading: Reloading[TLSConfig] | None = None
         self._client: Client | None = None
 
     async def connect(self, timeout_seconds: float) -> Client:
         """Connects, trying again until the deadline. Raises Unavailable when it has passed, OSError for TLS files."""
-        tls = False if self._tls is None else await asyncio.to_thread(_tls_config, self._tls)
+        if self._tls is not None and self._reloading is None:
+            self._reloading = await asyncio.to_thread(Reloading, self._tls, _tls_config)
+        if self._client is None:
+            self._client = await self._connection(timeout_seconds)
+        return self._client
+
+    async def renew(self, use: Callable[[Client], None]) -> NoReturn:
+        """Connects anew whenever the TLS files have changed, and tells `use`; until cancelled.
+
+        The earlier connection stays in use until Temporal has taken the new certificate.
+        """
+        due = False
+        while True:
+            await asyncio.sleep(CERTIFICATES_SECONDS)
+            due = (self._reloading is not None and await asyncio.to_thread(self._reloading.changed)) or due
+            if due:
+                try:
+                    self._client = await self._connection(CALL_TIMEOUT.total_seconds())
+                except Unavailable as error:
+                    logger.warning("%s; the earlier connection stays in use", error)
+                else:
+                    due = False
+                    use(self._client)
+
+    async def _connection(self, timeout_seconds: float) -> Client:
         deadline = time.monotonic() + timeout_seconds
-        while self._client is None:
+        tls = False if self._reloading is None else self._reloading.value
+        while True:
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout_seconds):
-                    self._client = await Client.connect(self._address, namespace=self._namespace, tls=tls)
+                    return await Client.connect(self._address, namespace=self._namespace, tls=tls)
             except (RuntimeError, RPCError, TimeoutError) as error:
                 if time.monotonic() >= deadline:
                     raise _unavailable(f"Temporal does not answer at {self._address}: {error}") from error
                 logger.info("waiting for Temporal at %s", self._address)
                 await asyncio.sleep(CONNECT_PAUSE_SECONDS * random.uniform(0.7, 1.3))
-        return self._client
 
     async def start(self, video: Video) -> None:
         try:

@@ -104,13 +104,18 @@ class GatewaySettings(ServiceSettings):
     """Claim of those JWTs that names the tenant."""
 
     max_queued_videos: int = Field(default=20, ge=1)
-    """Videos of a tenant that may be queued at once. This and the next four: unless the tenant has its own."""
+    """Videos of a tenant that may be queued at once. This, the next two and `daily_credits` are for tenants without
+    figures of their own."""
 
     max_running_videos: int = Field(default=1000, ge=1)
     """Videos of a tenant that may be at work at once; more wait in the queue."""
 
     requests_per_second: float = Field(default=50.0, gt=0)
     """Calls that a tenant may make, to each process of the gateway. Not limited where callers are not told apart."""
+
+    max_watches: int = Field(default=200, ge=1)
+    """`WatchVideo` calls that a tenant may have open, to each process; each counts in `max_concurrent_calls`. Not
+    limited where callers are not told apart."""
 
     daily_credits: float = Field(default=100.0, ge=0)
     """Credits that a tenant is given on each day on which it calls, after the first."""

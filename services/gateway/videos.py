@@ -49,6 +49,7 @@ class Limits:
     url_seconds: float
     retention: Retention
     watch_silence_seconds: float
+    max_watches: float
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class Videos:
     ) -> None:
         self._records, self._runner = records, runner
         self._standings, self._expectations = standings, expectations
-        self._watches = Watches(records, self._watch_event, self._still, limits.watch_silence_seconds)
+        self._watches = Watches(
+            records, self._watch_event, self._still, limits.watch_silence_seconds, limits.max_watches
+        )
         self._store, self._catalog, self._images, self._limits = store, catalog, images, limits
         self._analyst, self._safety = analyst, safety
 
@@ -154,7 +157,7 @@ class Videos:
     async def watch(self, key: VideoKey, after_sequence: int) -> AsyncGenerator[WatchEvent, None]:
         """Events with a higher number, as they come, until the terminal one. Repeats the last when all is quiet.
 
-        Raises NotFound, also when the video is deleted meanwhile.
+        Raises NotFound, also when the video is deleted meanwhile; ResourceExhausted, reason TOO_MANY_WATCHES.
         """
         async with aclosing(self._watches.watch(key, after_sequence)) as events:
             async for event in events:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
-from libs.errors import NotFound, SoundstageError
+from libs.errors import NotFound, ResourceExhausted, SoundstageError
 from services.gateway import metrics
 from services.gateway.records import Event, Records
 from services.gateway.states import TERMINAL
@@ -45,12 +46,22 @@ class Shown(Generic[V]):
 
 
 class Watches(Generic[V]):
-    """`show` prepares an event for watchers, `repeat` what is said when all is quiet."""
+    """`show` prepares an event for watchers, `repeat` what is said when all is quiet.
+
+    `most`: watchers that a tenant may have here at once. Each holds one of the server's calls for minutes, so that one
+    tenant's watchers could else keep everybody out.
+    """
 
     def __init__(
-        self, records: Records, show: Show[V], repeat: Callable[[Video], Awaitable[V]], silence_seconds: float
+        self,
+        records: Records,
+        show: Show[V],
+        repeat: Callable[[Video], Awaitable[V]],
+        silence_seconds: float,
+        most: float = math.inf,
     ) -> None:
         self._records, self._show, self._repeat, self._silence_seconds = records, show, repeat, silence_seconds
+        self._most, self._watchers = most, Counter[str]()
         self._feeds: dict[str, _Feed[V]] = {}
         self._polling: asyncio.Task[None] | None = None
         records.listen(self._tell)
@@ -58,9 +69,9 @@ class Watches(Generic[V]):
     async def watch(self, key: VideoKey, after_sequence: int) -> AsyncGenerator[V, None]:
         """Events with a higher number, as they come, until the last one. Repeats itself when all is quiet.
 
-        Raises NotFound, also when the video is deleted meanwhile.
+        Raises NotFound, also when the video is deleted meanwhile; ResourceExhausted, reason TOO_MANY_WATCHES.
         """
-        with self._feed(key) as feed, metrics.WATCHERS.track_inprogress():
+        with self._counted(key.tenant), self._feed(key) as feed, metrics.WATCHERS.track_inprogress():
             video = await self._records.get(key)
             feed.tell(video.sequence)
             seen, over = after_sequence, video.status.state in TERMINAL and video.sequence <= after_sequence
@@ -71,6 +82,24 @@ class Watches(Generic[V]):
                     seen, over = event.sequence, event.last
                 if not shown and not await feed.wait(seen, self._silence_seconds):
                     yield await feed.repeat()
+
+    @contextmanager
+    def _counted(self, tenant: str) -> Iterator[None]:
+        if self._watchers[tenant] >= self._most:
+            raise ResourceExhausted(
+                f"{self._watchers[tenant]} videos are watched and {self._most:g} may be at once: end a WatchVideo, or "
+                "ask with GetVideo or ListVideos now and then",
+                reason="TOO_MANY_WATCHES",
+                subject=f"tenant:{tenant}",
+                max_watches=f"{self._most:g}",
+            )
+        self._watchers[tenant] += 1
+        try:
+            yield
+        finally:
+            self._watchers[tenant] -= 1
+            if not self._watchers[tenant]:
+                del self._watchers[tenant]
 
     @contextmanager
     def _feed(self, key: VideoKey) -> Iterator[_Feed[V]]:

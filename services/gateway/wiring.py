@@ -85,12 +85,15 @@ class Gateway:
         self._stack.push_async_callback(self._database.close)
         await self._database.migrate()
         client = await self._runner.connect(self._settings.temporal_connect_seconds)
+        worker: Worker | None = None
         if self._settings.role != "api":
             dispatcher = self._dispatcher()
-            await self._start_worker(client, dispatcher)
+            worker = await self._start_worker(client, dispatcher)
             self._start_sweeper()
             self._start_collector()
             self._start_demand()
+        if self._settings.temporal_tls_files is not None:
+            self._in_background(self._runner.renew(lambda client: _give(worker, client)))
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -106,6 +109,7 @@ class Gateway:
             url_seconds=settings.url_seconds,
             retention=retention_of(settings),
             watch_silence_seconds=settings.watch_silence_seconds,
+            max_watches=settings.max_watches if settings.tells_callers_apart else math.inf,
         )
         analyst = PromptAnalyst(Concepts(Bank.read(), self._embedder()))
         safety = RuleList.read(settings.safety_rules) if settings.safety == "rules" else NoPolicy()
@@ -151,7 +155,7 @@ class Gateway:
         lease_seconds = settings.worker_silence_seconds
         return Dispatcher(self._admission, self._runner, settings.max_concurrent_stages, lease_seconds)
 
-    async def _start_worker(self, client: Client, dispatcher: Dispatcher) -> None:
+    async def _start_worker(self, client: Client, dispatcher: Dispatcher) -> Worker:
         settings = self._settings
         channels = StageChannels(
             encoder=_stage_channel(settings, settings.encoder_address),
@@ -191,6 +195,7 @@ class Gateway:
         await self._stack.enter_async_context(worker)
         self._stack.push_async_callback(dispatcher.stop)
         self._in_background(dispatcher.run())
+        return worker
 
     def _start_sweeper(self) -> None:
         settings = self._settings
@@ -252,6 +257,11 @@ def charges_credits(settings: GatewaySettings) -> bool:
 def _stage_channel(settings: GatewaySettings, address: str) -> grpc.aio.Channel:
     """Without gRPC's own retries: every try of a stage has its own attempt id, and Temporal makes the tries."""
     return open_channel(address, max_message_mib=settings.max_message_mib, retries=False, tls=settings.stages_tls)
+
+
+def _give(worker: Worker | None, client: Client) -> None:
+    if worker is not None:
+        worker.client = client
 
 
 async def _or_end_process(work: Coroutine[Any, Any, None]) -> None:

@@ -1,4 +1,4 @@
-"""A part of the crash matrix that fits into `make test`, on a real PostgreSQL; and that the matrix sees faults."""
+"""A part of the crash matrix that fits into `make test`, on both databases; and that the matrix sees faults."""
 
 from __future__ import annotations
 
@@ -17,23 +17,31 @@ from bench.crash_matrix import PLANS, Outcome, merged, results_of, strike, told_
 from bench.results import write
 
 CASES = {case.name: case for case in every_case(seed=1)}
-QUICK = (
-    "api killed between record and workflow",
-    "denoiser killed in the middle of denoise",
-    "one of two workers killed in render",
-    "temporal killed at the end of encode",
-)
+QUICK = {
+    Plan("postgresql", workers=2): (
+        "api killed between record and workflow",
+        "denoiser killed in the middle of denoise",
+        "one of two workers killed in render",
+        "temporal killed at the end of encode",
+    ),
+    Plan("sqlite"): ("worker killed in the middle of denoise", "everything killed at once"),
+}
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(Plan("postgresql", workers=2), tmp_path_factory.mktemp("crash")) as running:
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(request.param, tmp_path_factory.mktemp("crash")) as running:
         yield running
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    ("stack", "name"),
+    [pytest.param(plan, name, id=f"{plan.database}-{name}") for plan, names in QUICK.items() for name in names],
+    indirect=["stack"],
+    scope="module",
+)
 def test_no_video_is_lost(name: str, stack: Stack) -> None:
-    outcome = strike(CASES[name], "postgresql", stack)
+    outcome = strike(CASES[name], "postgresql" if stack.postgres else "sqlite", stack)
     assert outcome.kept, outcome
     assert outcome.videos > 0
 

@@ -22,10 +22,11 @@ READY_SECONDS = 60.0
 
 
 @contextmanager
-def serving_tls(target: str, files: TlsFiles) -> Iterator[str]:
+def serving_tls(target: str, files: TlsFiles, port: int = 0) -> Iterator[str]:
     """Before `target` (host:port); only for callers whose certificate `files.ca` has signed. Its address."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         port = listener.getsockname()[1]
     names = [str(path) for path in (files.cert, files.key, files.ca)]
     process = subprocess.Popen([sys.executable, "-m", "tests.support.tls_proxy", str(port), target, *names])

@@ -235,6 +235,25 @@ async def test_workers_that_hand_out_places_at_once_hand_out_no_more_than_there_
         await one.close()
 
 
+async def test_a_class_that_waited_too_long_has_its_turn(database: str) -> None:
+    """Of one tenant: BATCH that has waited twice `ageing_seconds` passes INTERACTIVE, once; then it waits again."""
+    one = Database(database)
+    await one.migrate()
+    records = Records(one, Changes(), Tenants(one, Allowance(max_queued_videos=10)), Ledger(200))
+    now, ids = datetime.now(UTC), dict[str, str]()
+    for priority, waited_seconds in [(Priority.BATCH, 700), (Priority.BATCH, 650), *[(Priority.INTERACTIVE, 1)] * 3]:
+        key, created = VideoKey("a", str(uuid.uuid4())), now - timedelta(seconds=waited_seconds)
+        ids[key.video_id] = priority.value
+        await records.accept(Video(key, SPEC, None, priority, None, "", "0" * 64, created))
+    admission = Admission(one, 300, Share())
+    order = []
+    for places in range(1, len(ids) + 1):
+        await admission.renew("worker", places, 600)
+        order += [ids[key.video_id] for key in await admission.admit()]
+    assert order == ["BATCH", *["INTERACTIVE"] * 3, "BATCH"]
+    await one.close()
+
+
 async def test_a_dead_workers_places_are_lost_and_an_admitted_video_keeps_its_own(tmp_path: Path) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}")
     await database.migrate()

@@ -25,7 +25,7 @@ from services.gateway import admin
 from services.gateway.settings import GatewaySettings
 from services.gateway.tokens import PAUSE_SECONDS, SigningKeys, TokenRules, Tokens, fetch_json
 from services.gateway.wiring import Gateway
-from tests.services.gateway.conftest import PROMPT, serving_gateway
+from tests.services.gateway.conftest import PROMPT, Scene, refused, serving_gateway
 from tests.support.certificates import Authority
 from tests.support.oidc import AUDIENCE, Issuer, serving_issuer
 from tests.support.stages import StageServers, serving_stages
@@ -208,6 +208,46 @@ async def test_a_tenant_may_have_limits_of_its_own(channel: grpc.aio.Channel) ->
     assert 900 < refused.retry_seconds <= 1000
     usual = await ask(channel, "GetQuota", pb.GetQuotaRequest(), other)
     assert (usual.max_queued_videos, usual.requests_per_second) == (20, 50)
+
+
+async def test_a_tenants_watchers_do_not_keep_others_out(
+    stages: StageServers,
+    settings_of: Callable[..., GatewaySettings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each holds one of the server's calls, of which there are few here. One that ends makes room."""
+    settings = settings_of(stages, role="api", api_keys=True, max_watches=2, max_concurrent_calls=4)
+    monkeypatch.setenv("SOUNDSTAGE_GATEWAY_DATABASE_URL", settings.database_url)
+    async with serving_gateway(settings, stages, tmp_path / "artifacts") as scene:
+        greedy, other = await _watcher_of(scene, "greedy"), await _watcher_of(scene, "other")
+        streams = [greedy(), greedy()]
+        for stream in streams:
+            assert (await stream.read()).video.state == pb.STATE_QUEUED
+        error = await refused(greedy().read())
+        assert isinstance(error, ResourceExhausted)
+        assert (error.reason, error.subject) == ("TOO_MANY_WATCHES", "tenant:greedy")
+        assert error.retry_seconds is not None
+        assert (await other().read()).video.state == pb.STATE_QUEUED
+        streams[0].cancel()
+        async with asyncio.timeout(60):
+            while not await _is_answered(greedy()):  # noqa: ASYNC110 - the server's call ends after ours
+                await asyncio.sleep(0.1)
+
+
+async def _watcher_of(scene: Scene, tenant: str) -> Callable[[], Any]:
+    """Makes a video of the tenant; each call of what is returned opens another watch of it."""
+    metadata = (("authorization", f"Bearer {await key_of(tenant)}"),)
+    create = pb.CreateVideoRequest(spec=pb.VideoSpec(prompt=PROMPT))
+    video = (await scene.stub.CreateVideo(create, metadata=metadata, timeout=60)).video
+    return lambda: scene.stub.WatchVideo(pb.WatchVideoRequest(name=video.name), metadata=metadata, timeout=120)
+
+
+async def _is_answered(stream: Any) -> bool:
+    try:
+        return bool(await stream.read())
+    except grpc.aio.AioRpcError:
+        return False
 
 
 async def test_a_tenant_at_its_running_limit_waits_while_others_begin(
