@@ -18,25 +18,27 @@ from bench.results import write
 
 CASES = {case.name: case for case in every_case(seed=1)}
 QUICK = {
-    Plan("postgresql", workers=2): (
+    "postgresql": (
         "api killed between record and workflow",
         "denoiser killed in the middle of denoise",
         "one of two workers killed in render",
         "temporal killed at the end of encode",
     ),
-    Plan("sqlite"): ("worker killed in the middle of denoise", "everything killed at once"),
+    "sqlite": ("worker killed in the middle of denoise", "everything killed at once"),
 }
+WORKERS = {"postgresql": 2, "sqlite": 1}
 
 
 @pytest.fixture(scope="module")
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(request.param, tmp_path_factory.mktemp("crash")) as running:
+    plan = Plan(request.param, workers=WORKERS[request.param])
+    with running_stack(plan, tmp_path_factory.mktemp("crash")) as running:
         yield running
 
 
 @pytest.mark.parametrize(
     ("stack", "name"),
-    [pytest.param(plan, name, id=f"{plan.database}-{name}") for plan, names in QUICK.items() for name in names],
+    [(database, name) for database, names in QUICK.items() for name in names],
     indirect=["stack"],
     scope="module",
 )
