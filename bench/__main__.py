@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise, triton: rounds")
     parser.add_argument("--duration", type=float, help="stages: seconds of video")
     parser.add_argument("--videos", type=int, default=default.videos, help="gateway: how many it takes in")
-    parser.add_argument("--checkpoint", type=Path, help="scenes: take a training checkpoint's averaged weights")
+    parser.add_argument("--trained", action="store_true", help="scenes: averaged weights of the newest checkpoints")
     parser.add_argument("--models", type=Path, default=default.models, help="denoise, scenes: folder of models")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--threads", type=int, default=default.threads, help="denoise, scenes: of torch; 0: all")

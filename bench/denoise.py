@@ -33,7 +33,7 @@ from deploy.local.ports import free_ports
 from deploy.local.processes import Process, start, stop, tail
 from libs.artifacts import FolderStore, get_tensors, put_tensors, ref_from_proto, ref_to_proto
 from libs.families import load_denoise, load_encode, use_threads
-from libs.families.diorama.denoising import GUIDED_FROM
+from libs.families.diorama.denoising import BOUNDARY, GUIDED_FROM
 from libs.families.diorama.positions import position_channels
 from libs.families.table import family_named
 from libs.serving import open_channel
@@ -72,9 +72,9 @@ class BareLoop:
     """The loop as one would write it in a script: torch and the scheduler, nothing else."""
 
     def __init__(self, model_dir: Path, conditioning: Tensors, steps: int, seed: int) -> None:
-        self.transformer = family_named(FAMILY).transformers["transformer"](model_dir)
+        self.transformers = {name: load(model_dir) for name, load in family_named(FAMILY).transformers.items()}
         self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model_dir, subfolder="scheduler")
-        self._channels: int = self.transformer.config.out_channels  # type: ignore[union-attr, assignment]
+        self._channels: int = self.transformers["transformer"].config.out_channels  # type: ignore[union-attr, assignment]
         tensors = {name: torch.from_numpy(tensor) for name, tensor in conditioning.items()}
         self._embeds = torch.cat([tensors["prompt_embeds"], tensors["negative_prompt_embeds"]])
         self._mask = torch.cat([tensors["prompt_attention_mask"], tensors["negative_prompt_attention_mask"]])
@@ -82,11 +82,11 @@ class BareLoop:
 
     def batched(self) -> NDArray[np.float32]:
         """Guidance in one call with two rows."""
-        return self._loop(lambda x, t: self._clean(x.expand(2, -1, -1, -1, -1), t, slice(0, 2)))
+        return self._loop(lambda x, t: self._predict(x.expand(2, -1, -1, -1, -1), t, slice(0, 2)))
 
     def two_calls(self) -> NDArray[np.float32]:
         """Guidance in two calls, one after the other."""
-        return self._loop(lambda x, t: torch.cat([self._clean(x, t, slice(row, row + 1)) for row in (0, 1)]))
+        return self._loop(lambda x, t: torch.cat([self._predict(x, t, slice(row, row + 1)) for row in (0, 1)]))
 
     @torch.inference_mode()
     def _loop(self, predictions: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
@@ -100,26 +100,28 @@ class BareLoop:
             x, sigma = torch.cat([latents, condition], dim=1), t / 1000
             if sigma >= GUIDED_FROM:
                 positive, negative = predictions(x, t).split(1)
-                clean = negative + GUIDANCE * (positive - negative)
+                predicted = negative + GUIDANCE * (positive - negative)
             else:
-                clean = self._clean(x, t, slice(0, 1))
-            latents = self._scheduler.step((latents - clean) / sigma, t, latents, return_dict=False)[0]
+                predicted = self._predict(x, t, slice(0, 1))
+            velocity = (latents - predicted) / sigma if sigma >= BOUNDARY else predicted
+            latents = self._scheduler.step(velocity, t, latents, return_dict=False)[0]
         return latents.numpy()
 
-    def _clean(self, x: torch.Tensor, t: torch.Tensor, rows: slice) -> torch.Tensor:
-        clean: torch.Tensor = self.transformer(
+    def _predict(self, x: torch.Tensor, t: torch.Tensor, rows: slice) -> torch.Tensor:
+        expert = self.transformers["transformer" if t / 1000 >= BOUNDARY else "transformer_2"]
+        predicted: torch.Tensor = expert(
             hidden_states=x,
             encoder_hidden_states=self._embeds[rows],
             encoder_attention_mask=self._mask[rows],
             timestep=t.expand(len(x)),
             return_dict=False,
         )[0]
-        return clean
+        return predicted
 
 
 def _pipeline(model_dir: Path, bare: BareLoop, conditioning: Tensors, steps: int, seed: int) -> Contender:
     """Our stage in this process, around the very weights that the bare loop uses."""
-    denoise = load_denoise(model_dir, FAMILY, bare.transformer)
+    denoise = load_denoise(model_dir, FAMILY, bare.transformers)
     return lambda: denoise(
         conditioning,
         width=SIZE,

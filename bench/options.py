@@ -22,8 +22,8 @@ class Options:
     """Seconds, of the video of `stages`."""
     videos: int = 10_000
     """Accepted by one process of `gateway` before its memory is looked at."""
-    checkpoint: Path | None = None
-    """Take the averaged weights of a training checkpoint instead of the model folder's, in `scenes`."""
+    trained: bool = False
+    """Take the averaged weights of the newest training checkpoints instead of the model folder's, in `scenes`."""
     models: Path = Path("models")
     seed: int = 7
     threads: int = 0

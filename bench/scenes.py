@@ -21,6 +21,7 @@ from bench.results import Figure, Results
 from libs.families import load_sound, use_threads
 from training.captions import grammar_prompts, holdout_prompts
 from training.look import FAMILY, FPS, Sampler, Sampling, Tile, contact_sheet, shown
+from training.transformer import newest_checkpoints
 
 PROMPT_SEED = 20_260
 """Of the grammar prompts; none of the training captions is drawn from it."""
@@ -71,7 +72,7 @@ def run(options: Options) -> Results:
     details = {
         "sampling": asdict(sampling),
         "seed": options.seed,
-        "checkpoint": str(options.checkpoint or ""),
+        "trained": options.trained,
         "mistaken": mistaken(verdicts),
         "clips": [asdict(verdict) for verdict in verdicts],
     }
@@ -88,7 +89,7 @@ def generate(
     prompts: Sequence[Prompt], sampling: Sampling, options: Options
 ) -> Iterator[tuple[Prompt, NDArray[np.uint8], NDArray[np.float32]]]:
     """(prompt, frames (T, 256, 256, 3), sound (2, N)); the n-th clip takes seed + n."""
-    sampler = Sampler(options.checkpoint, options.models / FAMILY)
+    sampler = Sampler(newest_checkpoints() if options.trained else {}, options.models / FAMILY)
     sound = load_sound(options.models / FAMILY, FAMILY)
     encoded = sampler.encode([prompt.text for prompt in prompts])
     for index, (prompt, conditioning) in enumerate(zip(prompts, encoded, strict=True)):

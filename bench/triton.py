@@ -33,8 +33,9 @@ from bench.options import Options
 from bench.results import Figure, Results
 from deploy.triton.build_python import PythonOptions, build_python
 from deploy.triton.server import running_tritonserver
-from libs.families import load_denoise, load_encode, load_remote_transformer, use_threads
+from libs.families import load_denoise, load_encode, load_remote_transformers, use_threads
 from libs.families.modular import Module
+from libs.families.table import family_named
 from libs.triton import TritonOptions, triton_in_thread
 
 CALL_SECONDS = 600.0
@@ -46,8 +47,8 @@ def run(options: Options) -> Results:
     conditioning = load_encode(model_dir, FAMILY)(PROMPT, "", None, SIZE, SIZE, NUM_FRAMES)
     with _transformers(model_dir) as transformers:
         contenders = {
-            name: _contender(model_dir, transformer, conditioning, steps, options.seed)
-            for name, transformer in transformers.items()
+            name: _contender(model_dir, experts, conditioning, steps, options.seed)
+            for name, experts in transformers.items()
         }
         differences = _differences({"bare": contenders["in_process"], **contenders})
         seconds = _rounds(contenders, options.rounds)
@@ -74,30 +75,35 @@ def _row(value: object, row: int) -> object:
 
 
 @contextmanager
-def _transformers(model_dir: Path) -> Iterator[dict[str, nn.Module | None]]:
+def _transformers(model_dir: Path) -> Iterator[dict[str, Mapping[str, nn.Module]]]:
     """By contender. The server has as many threads as this process."""
     with tempfile.TemporaryDirectory(prefix="soundstage-bench-") as folder:
         repository = Path(folder) / "repository"
-        build_python(model_dir, repository, PythonOptions(threads=torch.get_num_threads()), ("transformer",))
+        build_python(
+            model_dir,
+            repository,
+            PythonOptions(threads=torch.get_num_threads()),
+            tuple(family_named(FAMILY).transformers),
+        )
         memory, grpc = (TritonOptions(CALL_SECONDS, shared_memory=shared) for shared in (True, False))
         with (
             running_tritonserver(repository, Path(folder)) as server,
             triton_in_thread([server.address], memory) as through_memory,
             triton_in_thread([server.address], grpc) as through_grpc,
         ):
-            shared = load_remote_transformer(model_dir, FAMILY, through_memory.infer)
+            shared = load_remote_transformers(model_dir, FAMILY, through_memory.infer)
             yield {
-                "in_process": None,
+                "in_process": {},
                 "triton": shared,
-                "triton_grpc": load_remote_transformer(model_dir, FAMILY, through_grpc.infer),
-                "triton_two_calls": TwoCalls(shared),
+                "triton_grpc": load_remote_transformers(model_dir, FAMILY, through_grpc.infer),
+                "triton_two_calls": {name: TwoCalls(transformer) for name, transformer in shared.items()},
             }
 
 
 def _contender(
-    model_dir: Path, transformer: nn.Module | None, conditioning: Tensors, steps: int, seed: int
+    model_dir: Path, transformers: Mapping[str, nn.Module], conditioning: Tensors, steps: int, seed: int
 ) -> Contender:
-    denoise = load_denoise(model_dir, FAMILY, transformer)
+    denoise = load_denoise(model_dir, FAMILY, transformers)
     return lambda: denoise(
         conditioning,
         width=SIZE,

@@ -1,6 +1,6 @@
 """Trains Diorama from nothing, stage by stage, each in a process of its own.
 
-    python -m training                  about four hours on two cores that do nothing else
+    python -m training                  about five hours on two cores that do nothing else
     python -m training --hours 1        the same with less training: worse pictures
     python -m training --dry-run        says what would be done
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CACHE = Path("training/cache")
-MINUTES = {"transformer": 150.0, "decoder": 30.0, "sound": 30.0}
+MINUTES = {"transformer": 130.0, "transformer_2": 80.0, "decoder": 30.0, "sound": 30.0}
 """What each trained part takes by default."""
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -55,15 +55,20 @@ def stages(plan: Plan) -> list[Stage]:
 
     The residual decoder may come after the transformer: it changes how latents look, not what they are.
     """
-    transformer, decoder, sound = (plan.minutes[name] for name in ("transformer", "decoder", "sound"))
+    layout, detail, decoder, sound = (plan.minutes[name] for name in MINUTES)
     clips, processes = str(plan.clips), str(plan.processes)
     return [
         Stage("fit", ("training.autoencoder", "fit"), 1),
         Stage("render", ("training.render", "--clips", clips, "--processes", processes), plan.clips),
-        Stage("transformer", ("training.transformer", "train", "--minutes", str(transformer)), transformer),
+        Stage("transformer", ("training.transformer", "train", "--minutes", str(layout)), layout),
+        Stage(
+            "transformer_2",
+            ("training.transformer", "train", "--expert", "transformer_2", "--minutes", str(detail)),
+            detail,
+        ),
         Stage("decoder", ("training.autoencoder", "train", "--minutes", str(decoder)), decoder),
         Stage("sound", ("training.sound", "--minutes", str(sound), "--clips", clips, "--resume"), sound),
-        Stage("export", ("training.transformer", "export"), transformer),
+        Stage("export", ("training.transformer", "export"), layout + detail),
     ]
 
 
@@ -112,7 +117,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--hours", type=float, help="of the three trained parts together, shared out as by default")
+    parser.add_argument("--hours", type=float, help="of the four trained parts together, shared out as by default")
     for name, minutes in MINUTES.items():
         parser.add_argument(f"--{name}-minutes", type=float, help=f"default {minutes:g}, or its share of --hours")
     parser.add_argument("--clips", type=int, default=2400, help="clips to render; default 2400")

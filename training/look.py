@@ -4,8 +4,8 @@
     python -m training.look --holdout                             the prompts outside the grammar
     python -m training.look --prompt "surf at night" --prompt "a bonfire"
 
-Uses the checkpoint's averaged weights through the same pipelines as the services, with the transformer in the precision
-of training;
+Uses the checkpoints' averaged weights through the same pipelines as the services, with the experts in the precision of
+training;
 ``--exported`` takes the model folder as it is, in float32.
 """
 
@@ -16,7 +16,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from libs.families import load_decode, load_denoise, load_encode
+from libs.families.diorama.attention import use_quick_attention
+from libs.families.diorama.feed_forward import use_quick_feed_forward
 from training.captions import grammar_prompts, holdout_prompts
 from training.precision import mixed_precision
 from training.scenes import FAMILIES
-from training.transformer import CHECKPOINT, MODEL, build
+from training.transformer import EXPERTS, MODEL, load_average, newest_checkpoints
 
 FAMILY = "diorama"
 FPS = 12
@@ -53,13 +55,13 @@ class Sampling:
 class Sampler:
     """Encodes, denoises and decodes in this process. Texts are encoded together, so that the encoder can go again."""
 
-    def __init__(self, checkpoint: Path | None = CHECKPOINT, model_dir: Path = MODEL) -> None:
-        """``checkpoint`` None: the model folder's own transformer."""
+    def __init__(self, checkpoints: Mapping[str, Path], model_dir: Path = MODEL) -> None:
+        """``checkpoints`` by expert; those left out are the model folder's own."""
         self._model_dir = model_dir
-        transformer = None if checkpoint is None else _in_mixed_precision(load_checkpoint(checkpoint))
+        experts = {name: _in_mixed_precision(_quick(load_average(name, path))) for name, path in checkpoints.items()}
         with tempfile.TemporaryDirectory() as folder:
             completed = _with_scheduler(model_dir, Path(folder))
-            self._denoise = load_denoise(completed, FAMILY, transformer)
+            self._denoise = load_denoise(completed, FAMILY, experts)
             self._decode = load_decode(completed, FAMILY)
 
     def encode(self, prompts: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
@@ -89,12 +91,10 @@ class Sampler:
         return np.concatenate(list(self._decode(latents, sampling.frames)))
 
 
-def load_checkpoint(path: Path) -> torch.nn.Module:
-    """The averaged weights; the rest of the file is not read."""
-    model: Any = build()
-    model.load_state_dict(torch.load(path, weights_only=True, mmap=True)["average"])
-    model.eval().requires_grad_(False)
-    return model
+def _quick(model: torch.nn.Module) -> torch.nn.Module:
+    use_quick_attention(model)
+    use_quick_feed_forward(model)
+    return model.requires_grad_(False)
 
 
 def _in_mixed_precision(model: torch.nn.Module) -> torch.nn.Module:
@@ -184,7 +184,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     sampling = Sampling(arguments.frames, arguments.steps, arguments.guidance)
     asked = _asked(arguments)
-    sampler = Sampler(None if arguments.exported else arguments.checkpoint)
+    sampler = Sampler({} if arguments.exported else arguments.checkpoint or newest_checkpoints())
     tiles: list[Tile] = []
     for index, conditioning in enumerate(sampler.encode([prompt for prompt, _ in asked])):
         prompt, family = asked[index]
@@ -195,6 +195,13 @@ def main() -> None:
         contact_sheet(tiles).save(arguments.out)  # after each, so that it can be looked at early
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{arguments.out}; {sampling}; peak memory {memory:.0f} MiB")
+
+
+def _checkpoint(given: str) -> tuple[str, Path]:
+    name, _, path = given.partition("=")
+    if name not in EXPERTS or not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{given}: give {' or '.join(EXPERTS)}, '=' and a checkpoint's path")
+    return name, Path(path)
 
 
 def _asked(arguments: argparse.Namespace) -> list[tuple[str, str]]:
@@ -211,7 +218,9 @@ def _asked(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    source.add_argument(
+        "--checkpoint", type=_checkpoint, action="append", help="EXPERT=PATH; default: all in training/cache"
+    )
     source.add_argument("--exported", action="store_true", help="sample from models/diorama instead")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompts-file", type=Path, help="one prompt a line")
@@ -229,8 +238,9 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if (arguments.frames - 1) % 4:
         parser.error(f"--frames {arguments.frames}: give 1 + 4 k, for example 29 or 61")
-    if not arguments.exported and not arguments.checkpoint.exists():
-        parser.error(f"{arguments.checkpoint} is not there: run `python -m training.transformer train`")
+    arguments.checkpoint = dict(arguments.checkpoint or ())
+    if not arguments.exported and not (arguments.checkpoint or newest_checkpoints()):
+        parser.error("no checkpoint in training/cache: run `python -m training.transformer train`")
     return arguments
 
 

@@ -1,6 +1,9 @@
-"""Trains Diorama's transformer by flow matching on cached latents.
+"""Trains Diorama's two transformers by flow matching on cached latents.
 
     python -m training.transformer train --minutes 80
+    python -m training.transformer train --expert transformer_2 --minutes 80
+
+As in Wan 2.2, one expert makes the layout while there is much noise, another the detail when little is left.
 
 Resumable: the checkpoint holds model, average, optimiser and the seconds already spent, and the learning rate follows
 the share of ``--minutes`` that is spent. Batches hold the same number of latent frames whatever their length: many
@@ -15,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,18 +35,15 @@ from training.render import CLIPS, HELD_OUT_EVERY
 from training.text import embed_captions, pad
 
 MODEL = Path("models/diorama")
-CHECKPOINT = Path("training/cache/transformer.pt")
+CACHE = Path("training/cache")
 CHANNELS = LATENT_CHANNELS
-LATENT_FRAMES_A_BATCH = 32
 WINDOWS = ((1, 0.55, 0.05), (4, 0.25, 0.10), (8, 0.12, 0.25), (16, 0.08, 0.60))
 """(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
 FIRST_FRAME_SHARE = 0.25
 EMA = 0.999
 SIGMA_FLOOR = 0.3
-SIGMA_CENTRE, SIGMA_SPREAD = 1.0, 1.2
-"""Of the logit of sigma. A clip shows its layout through much noise, so layout is decided at sigma above 0.8."""
-HIGH_SIGMA, HIGH_SIGMA_SHARE = 0.85, 0.35
+HIGH_SIGMA = 0.85
 RATES = (2.5, 1.0)
 """Learning rates of Muon and of AdamW, as multiples of the given one."""
 HIDDEN_SIDE = 16
@@ -55,24 +56,65 @@ MODEL_INDEX = {
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     "sound": ["libs.families.diorama.sound", "DioramaSound"],
     "transformer": ["diffusers", "SanaVideoTransformer3DModel"],
+    "transformer_2": ["diffusers", "SanaVideoTransformer3DModel"],
     "vae": ["libs.families.diorama.autoencoder", "AutoencoderDiorama"],
 }
 """diffusers' table of a model folder's parts."""
 
 
-def build() -> SanaVideoTransformer3DModel:
+@dataclass(frozen=True)
+class Expert:
+    """One of the two networks, and what it is trained on."""
+
+    heads: int
+    """Of 32 channels each."""
+    layers: int
+    patch: int
+    """Sides of a token, in latent pixels."""
+    frames_a_batch: int
+    """Latent frames."""
+    predicts: Literal["clean", "velocity"]
+    """The layout expert the clean latents: a token of four pixels holds 64 values, and noise that a narrow network had
+    to repeat would fill it ("Back to Basics: Let Denoising Generative Models Denoise", Li and He 2025). The detail
+    expert, whose tokens hold 16, the velocity: what is already clean need not be repeated then."""
+    centre: float
+    spread: float
+    """Of the logit of sigma."""
+    high_share: float
+    """Of samples at sigma above HIGH_SIGMA, where a prompt becomes a layout."""
+    most: float
+    """Sigma that is never exceeded."""
+
+
+EXPERTS = {
+    "transformer": Expert(7, 8, 2, 32, "clean", centre=1.0, spread=1.2, high_share=0.35, most=1.0),
+    "transformer_2": Expert(4, 6, 1, 16, "velocity", centre=-0.4, spread=1.2, high_share=0.0, most=0.9),
+}
+"""By subfolder of the model."""
+
+
+def checkpoint(name: str) -> Path:
+    return CACHE / f"{name}.pt"
+
+
+def newest_checkpoints() -> dict[str, Path]:
+    return {name: checkpoint(name) for name in EXPERTS if checkpoint(name).exists()}
+
+
+def build(expert: Expert) -> SanaVideoTransformer3DModel:
+    width = 32 * expert.heads
     model = SanaVideoTransformer3DModel(
         in_channels=2 * CHANNELS + 1 + POSITION_CHANNELS,
         out_channels=CHANNELS,
-        num_attention_heads=7,
+        num_attention_heads=expert.heads,
         attention_head_dim=32,
-        num_layers=8,
-        num_cross_attention_heads=7,
+        num_layers=expert.layers,
+        num_cross_attention_heads=expert.heads,
         cross_attention_head_dim=32,
-        cross_attention_dim=224,
+        cross_attention_dim=width,
         caption_channels=384,
         mlp_ratio=2.5,
-        patch_size=(1, 2, 2),
+        patch_size=(1, expert.patch, expert.patch),
         rope_max_seq_len=64,
     )
     torch.nn.init.zeros_(model.proj_out.weight)
@@ -108,9 +150,9 @@ def load_clips(held_out: bool = False) -> Clips:
     return Clips(torch.stack(latents), torch.stack(stills), captions, embeds)
 
 
-def draw_batch(clips: Clips, rng: np.random.Generator, frames: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents (B, C, frames, 16, 16), embeddings (B, L, 384) and their mask."""
-    size = max(1, LATENT_FRAMES_A_BATCH // frames)
+def draw_batch(clips: Clips, rng: np.random.Generator, frames: int, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents (B, C, frames, 16, 16), of ``most`` frames together, embeddings (B, L, 384) and their mask."""
+    size = max(1, most // frames)
     windows, texts = [], []
     for index in rng.integers(len(clips.captions), size=size):
         windows.append(clips.window(index, int(rng.integers(16 - frames + 1)), frames))
@@ -120,40 +162,41 @@ def draw_batch(clips: Clips, rng: np.random.Generator, frames: int) -> tuple[Ten
 
 
 def flow_loss(
-    model: torch.nn.Module, latents: Tensor, embeds: Tensor, mask: Tensor, generator: torch.Generator
+    expert: Expert, model: torch.nn.Module, latents: Tensor, embeds: Tensor, mask: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Flow matching (Lipman et al. 2022), sigma from `draw_sigma`.
 
-    The network predicts the clean latents, not the velocity ("Back to Basics: Let Denoising Generative Models Denoise",
-    Li and He 2025): noise that a narrow network had to repeat would fill it.
-    The loss is the velocity's, v = (x_t - x_0) / sigma, with sigma at least SIGMA_FLOOR, or rare nearly clean samples
-    would drown the rest of a small batch.
+    The loss is the velocity's. Of predicted clean latents that is v = (x_t - x_0) / sigma, with sigma at least
+    SIGMA_FLOOR, or rare nearly clean samples would drown the rest of a small batch.
     """
     batch, _, frames, height, width = latents.shape
     noise = torch.randn(latents.shape, generator=generator)
-    sigma = draw_sigma(batch, generator)
+    sigma = draw_sigma(expert, batch, generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None, None])
     condition = torch.zeros(batch, 1 + CHANNELS, frames, height, width)
     given = (torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE) & (frames > 1)
     condition[given, 0, 0] = 1.0
     condition[given, 1:, 0] = latents[given, :, 0]
     place = position_channels(frames, height, width).expand(batch, -1, -1, -1, -1)
-    clean = model(
+    predicted = model(
         torch.cat([noisy, condition, place], dim=1),
         encoder_hidden_states=embeds,
         timestep=sigma * 1000,
         encoder_attention_mask=mask,
         return_dict=False,
-    )[0]
-    error = (clean.float() - latents).square().mean(dim=(1, 2, 3, 4))
+    )[0].float()
+    if expert.predicts == "velocity":
+        return (predicted - (noise - latents)).square().mean()
+    error = (predicted - latents).square().mean(dim=(1, 2, 3, 4))
     return (error / sigma.clamp(min=SIGMA_FLOOR).square()).mean()
 
 
-def draw_sigma(batch: int, generator: torch.Generator) -> Tensor:
-    """(batch,) in (0, 1): logit-normal, and a share near pure noise, where a prompt becomes a layout."""
-    usual = torch.sigmoid(torch.randn(batch, generator=generator) * SIGMA_SPREAD + SIGMA_CENTRE)
+def draw_sigma(expert: Expert, batch: int, generator: torch.Generator) -> Tensor:
+    """(batch,) in (0, 1): logit-normal, and a share near pure noise."""
+    usual = torch.sigmoid(torch.randn(batch, generator=generator) * expert.spread + expert.centre)
     high = 1 - (1 - HIGH_SIGMA) * torch.rand(batch, generator=generator)
-    return torch.where(torch.rand(batch, generator=generator) < HIGH_SIGMA_SHARE, high, usual)
+    drawn = torch.where(torch.rand(batch, generator=generator) < expert.high_share, high, usual)
+    return drawn.clamp(max=expert.most)
 
 
 def learning_rate(peak: float, step: int, spent: float) -> float:
@@ -175,26 +218,27 @@ def _optimizers(model: torch.nn.Module, peak: float) -> tuple[Muon, torch.optim.
     return Muon([named[n] for n in hidden], lr=peak), torch.optim.AdamW(rest, peak, (0.9, 0.98), weight_decay=0.0)
 
 
-def train(minutes: float, peak: float, limit: float) -> None:
+def train(name: str, minutes: float, peak: float, limit: float) -> None:
     """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run."""
-    model, average = build(), build()
+    expert = EXPERTS[name]
+    model, average = build(expert), build(expert)
     use_quick_attention(model)
     use_quick_feed_forward(model)
     average.load_state_dict(model.state_dict())
     optimizers = _optimizers(model, peak)
-    step, seconds = _resume(model, average, optimizers)
+    step, seconds = _resume(checkpoint(name), model, average, optimizers)
     clips = load_clips()
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
-    print(f"transformer: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
+    print(f"{name}: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
     begun, first = time.monotonic(), step
     last = saved = begun
     losses: list[float] = []
     while seconds < minutes * 60 and time.monotonic() - begun < limit * 60:
         spent = seconds / (minutes * 60)
         rate = learning_rate(peak, step, spent)
-        latents, embeds, mask = draw_batch(clips, rng, draw_length(rng, spent))
+        latents, embeds, mask = draw_batch(clips, rng, draw_length(rng, spent), expert.frames_a_batch)
         with mixed_precision():
-            loss = flow_loss(model, latents, embeds, mask, generator)
+            loss = flow_loss(expert, model, latents, embeds, mask, generator)
         model.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
@@ -214,30 +258,31 @@ def train(minutes: float, peak: float, limit: float) -> None:
             print(f"{progress} gradient {norm:.2f} {pace:.2f} s a step", flush=True)
         if now - saved > 150:
             saved = now
-            _save(model, average, optimizers, step, seconds)
-    _save(model, average, optimizers, step, seconds)
+            _save(checkpoint(name), model, average, optimizers, step, seconds)
+    _save(checkpoint(name), model, average, optimizers, step, seconds)
 
 
 def export() -> None:
-    """Writes the average of the newest checkpoint into the model folder."""
-    average = load_average()
-    average.to(torch.bfloat16).save_pretrained(MODEL / "transformer")
+    """Writes the averages of the newest checkpoints into the model folder."""
+    for name in EXPERTS:
+        load_average(name).to(torch.bfloat16).save_pretrained(MODEL / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT).save_pretrained(MODEL / "scheduler")
     (MODEL / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
 
 
-def load_average() -> SanaVideoTransformer3DModel:
-    model = build()
-    model.load_state_dict(torch.load(CHECKPOINT, weights_only=True)["average"])
+def load_average(name: str, path: Path | None = None) -> SanaVideoTransformer3DModel:
+    """The averaged weights of a checkpoint, by default the newest; the rest of the file is not read."""
+    model = build(EXPERTS[name])
+    model.load_state_dict(torch.load(path or checkpoint(name), weights_only=True, mmap=True)["average"])
     return model.eval()
 
 
 def _resume(
-    model: torch.nn.Module, average: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    path: Path, model: torch.nn.Module, average: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> tuple[int, float]:
-    if not CHECKPOINT.exists():
+    if not path.exists():
         return 0, 0.0
-    state = torch.load(CHECKPOINT, weights_only=True)
+    state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
@@ -246,23 +291,25 @@ def _resume(
 
 
 def _save(
+    path: Path,
     model: torch.nn.Module,
     average: torch.nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     step: int,
     seconds: float,
 ) -> None:
-    CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
-    partial = CHECKPOINT.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
     models = {"model": model.state_dict(), "average": average.state_dict()}
     kept = [optimizer.state_dict() for optimizer in optimizers]
     torch.save(models | {"optimizers": kept, "step": step, "seconds": seconds}, partial)
-    partial.replace(CHECKPOINT)
+    partial.replace(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["train", "export"])
+    parser.add_argument("--expert", choices=EXPERTS, default="transformer")
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--limit", type=float, default=1e9, help="minutes of this run")
     parser.add_argument("--rate", type=float, default=1.5e-3)
@@ -270,7 +317,7 @@ def main() -> None:
     if arguments.part == "export":
         export()
     else:
-        train(arguments.minutes, arguments.rate, arguments.limit)
+        train(arguments.expert, arguments.minutes, arguments.rate, arguments.limit)
 
 
 if __name__ == "__main__":

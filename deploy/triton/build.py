@@ -1,6 +1,6 @@
 """python -m deploy.triton.build --model models/diorama --repository DIR --backend python
 
-Writes a model repository for Triton: `<model>_transformer` and `<model>_vae_decoder`.
+Writes a model repository for Triton: one model a network, as `<model>_transformer` and `<model>_vae_decoder`.
 """
 
 from __future__ import annotations

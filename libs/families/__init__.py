@@ -6,7 +6,9 @@ plain numpy (a vocoder) stays small; loading a pipeline imports them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from libs.families.cache import Card, PipelineCache
@@ -31,7 +33,7 @@ __all__ = [
     "load_denoise",
     "load_encode",
     "load_remote_decoder",
-    "load_remote_transformer",
+    "load_remote_transformers",
     "load_sentences",
     "load_sound",
     "use_threads",
@@ -45,18 +47,21 @@ def load_encode(model_dir: Path, family: str) -> EncodePipeline:
     return EncodePipeline(model_dir, family)
 
 
-def load_denoise(model_dir: Path, family: str, transformer: nn.Module | None = None) -> DenoisePipeline:
-    """The denoise-loop blocks. ``transformer`` replaces the model folder's own, which is then not loaded."""
+def load_denoise(
+    model_dir: Path, family: str, transformers: Mapping[str, nn.Module] = MappingProxyType({})
+) -> DenoisePipeline:
+    """The denoise-loop blocks. ``transformers`` by name replace the model folder's own, which are then not loaded."""
     from libs.families.pipelines import DenoisePipeline
 
-    return DenoisePipeline(model_dir, family, transformer)
+    return DenoisePipeline(model_dir, family, transformers)
 
 
-def load_remote_transformer(model_dir: Path, family: str, infer: Infer) -> RemoteTransformer:
-    """For `load_denoise`: a transformer whose calls go through ``infer``. Nothing of its weights is read here."""
+def load_remote_transformers(model_dir: Path, family: str, infer: Infer) -> dict[str, RemoteTransformer]:
+    """For `load_denoise`: transformers whose calls go through ``infer``. Nothing of their weights is read here."""
     from libs.families.remote import RemoteTransformer
+    from libs.families.table import family_named
 
-    return RemoteTransformer(model_dir, family, infer)
+    return {name: RemoteTransformer(model_dir, family, name, infer) for name in family_named(family).transformers}
 
 
 def load_decode(model_dir: Path, family: str, decoder: nn.Module | None = None) -> DecodePipeline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -121,22 +122,28 @@ def _diorama_sizes(width: int, height: int, num_frames: int) -> dict[str, int]:
 
 _LATENT = ("latent_frames", "latent_height", "latent_width")
 
+
+def _diorama_expert(name: str) -> Network:
+    return Network(
+        subfolder=name,
+        load=partial(diorama.load_transformer, name=name),
+        forward=_diorama_transformer,
+        inputs=(
+            TensorSpec("hidden_states", "float32", (FromConfig("in_channels"), *_LATENT)),
+            TensorSpec("encoder_hidden_states", "float32", ("tokens", FromConfig("caption_channels"))),
+            TensorSpec("encoder_attention_mask", "int64", ("tokens",)),
+            TensorSpec("timestep", "float32", (1,), keep=True),
+        ),
+        outputs=(TensorSpec("sample", "float32", (FromConfig("out_channels"), *_LATENT)),),
+        sizes=_diorama_sizes,
+        texts=MappingProxyType({"tokens": (1, 16, 128)}),
+    )
+
+
 NETWORKS: dict[str, dict[str, Network]] = {
     "diorama": {
-        "transformer": Network(
-            subfolder="transformer",
-            load=diorama.load_transformer,
-            forward=_diorama_transformer,
-            inputs=(
-                TensorSpec("hidden_states", "float32", (FromConfig("in_channels"), *_LATENT)),
-                TensorSpec("encoder_hidden_states", "float32", ("tokens", FromConfig("caption_channels"))),
-                TensorSpec("encoder_attention_mask", "int64", ("tokens",)),
-                TensorSpec("timestep", "float32", (1,), keep=True),
-            ),
-            outputs=(TensorSpec("sample", "float32", (FromConfig("out_channels"), *_LATENT)),),
-            sizes=_diorama_sizes,
-            texts=MappingProxyType({"tokens": (1, 16, 128)}),
-        ),
+        "transformer": _diorama_expert("transformer"),
+        "transformer_2": _diorama_expert("transformer_2"),
         "vae_decoder": Network(
             subfolder="vae",
             load=lambda model_dir: _Decoder(diorama.load_for_decode(model_dir)["vae"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,19 +57,18 @@ class EncodePipeline:
 
 
 class DenoisePipeline:
-    """``transformer`` is the pluggable component: any module called like the family's own, with its config.
+    """Transformers are the pluggable components: ``transformers`` by name replace the model folder's.
 
-    Of a family with two, a mapping by name replaces those that it holds.
+    Any module does that is called like the family's own and has its config.
     """
 
     def __init__(
-        self, model_dir: Path, family: str, transformer: nn.Module | Mapping[str, nn.Module] | None = None
+        self, model_dir: Path, family: str, transformers: Mapping[str, nn.Module] = MappingProxyType({})
     ) -> None:
         self._family = family_named(family)
         self._components = self._family.denoise.load(model_dir)
-        given = {"transformer": transformer} if isinstance(transformer, nn.Module) else transformer or {}
         for name, load in self._family.transformers.items():
-            self._components[name] = RowsTransformer(given[name] if name in given else load(model_dir))
+            self._components[name] = RowsTransformer(transformers[name] if name in transformers else load(model_dir))
 
     @torch.inference_mode()
     def __call__(

@@ -77,9 +77,9 @@ class RemoteTransformer(nn.Module):
     dtype = torch.float32
     device = torch.device("cpu")
 
-    def __init__(self, model_dir: Path, family: str, infer: Infer) -> None:
+    def __init__(self, model_dir: Path, family: str, name: str, infer: Infer) -> None:
         super().__init__()
-        self.remote = RemoteNetwork(model_dir, family, "transformer", infer)
+        self.remote = RemoteNetwork(model_dir, family, name, infer)
         self.config = self.remote.config
 
     def forward(self, return_dict: bool = True, **inputs: Any) -> Any:  # noqa: ANN401  # diffusers' signature

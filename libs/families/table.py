@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ FAMILIES: dict[str, Family] = {
             load=diorama_components.load_for_denoise,
             gives=("latents",),
         ),
-        transformers={"transformer": diorama_components.load_transformer},
+        transformers={
+            name: partial(diorama_components.load_transformer, name=name) for name in ("transformer", "transformer_2")
+        },
         decode=StageBlocks(
             blocks=diorama_blocks.DioramaDecodeBlocks,
             load=diorama_components.load_for_decode,

@@ -1,4 +1,4 @@
-"""Where the transformer runs: in this process, or on Triton."""
+"""Where transformers run: in this process, or on Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libs.catalog import Catalog
-from libs.families import load_denoise, load_remote_transformer
+from libs.families import load_denoise, load_remote_transformers
 from libs.triton import TritonOptions, TritonPools
 from services.denoiser.settings import DenoiserSettings
 
@@ -24,7 +24,7 @@ LoadDenoise = Callable[[Path, str], "DenoisePipeline"]
 
 @asynccontextmanager
 async def opened_loader(settings: DenoiserSettings, catalog: Catalog) -> AsyncIterator[LoadDenoise]:
-    """What loads a model's loop; with ``triton_addresses`` without its transformer, which then runs there.
+    """What loads a model's loop; with ``triton_addresses`` without its transformers, which then run there.
 
     The connections to Triton live as long as the `with`.
     """
@@ -45,8 +45,9 @@ def _load(catalog: Catalog, pools: TritonPools, model_dir: Path, family: str) ->
     triton = pools.of(model_dir.name)
     if triton is None:
         return load_denoise(model_dir, family)
-    transformer = load_remote_transformer(model_dir, family, triton.infer)
+    transformers = load_remote_transformers(model_dir, family, triton.infer)
     limits = catalog.get(model_dir.name).limits
     width, height = limits.sizes[0]
-    transformer.remote.probe(width, height, round(limits.min_duration_seconds * limits.fps[0]))
-    return load_denoise(model_dir, family, transformer)
+    for transformer in transformers.values():
+        transformer.remote.probe(width, height, round(limits.min_duration_seconds * limits.fps[0]))
+    return load_denoise(model_dir, family, transformers)

@@ -38,19 +38,20 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "vae").symlink_to(MODEL / "vae")
     torch.manual_seed(0)
-    SanaVideoTransformer3DModel(
-        in_channels=2 * CHANNELS + 1 + POSITION_CHANNELS,
-        out_channels=CHANNELS,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=16,
-        cross_attention_dim=32,
-        caption_channels=384,
-        patch_size=(1, 2, 2),
-        rope_max_seq_len=64,
-    ).save_pretrained(folder / "transformer")
+    for name, patch in (("transformer", 2), ("transformer_2", 1)):
+        SanaVideoTransformer3DModel(
+            in_channels=2 * CHANNELS + 1 + POSITION_CHANNELS,
+            out_channels=CHANNELS,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=1,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=16,
+            cross_attention_dim=32,
+            caption_channels=384,
+            patch_size=(1, patch, patch),
+            rope_max_seq_len=64,
+        ).save_pretrained(folder / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0).save_pretrained(folder / "scheduler")
     return folder
 

@@ -24,7 +24,8 @@ def write_tiny_diorama(models_dir: Path, name: str = "diorama", *, seed: int = 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         _vae().save_pretrained(folder / "vae")
-        _transformer().save_pretrained(folder / "transformer")
+        _transformer(patch=2).save_pretrained(folder / "transformer")
+        _transformer(patch=1).save_pretrained(folder / "transformer_2")
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_index(), indent=2))
@@ -40,7 +41,7 @@ def _vae() -> AutoencoderDiorama:
     return vae
 
 
-def _transformer() -> Any:
+def _transformer(patch: int) -> Any:
     """Two layers of 2 heads; every weight is moved off its initial value so that text, time and mask all matter."""
     model: Any = SanaVideoTransformer3DModel(
         in_channels=2 * LATENT_CHANNELS + 1 + POSITION_CHANNELS,
@@ -53,7 +54,7 @@ def _transformer() -> Any:
         cross_attention_dim=24,
         caption_channels=TEXT_CHANNELS,
         mlp_ratio=2.0,
-        patch_size=(1, 2, 2),
+        patch_size=(1, patch, patch),
         rope_max_seq_len=64,
     )
     with torch.no_grad():
@@ -68,6 +69,7 @@ def _index() -> dict[str, object]:
         "_diffusers_version": "0.42.1",
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "transformer": ["diffusers", "SanaVideoTransformer3DModel"],
+        "transformer_2": ["diffusers", "SanaVideoTransformer3DModel"],
         "vae": ["libs.families.diorama.autoencoder", "AutoencoderDiorama"],
     }
 

@@ -131,10 +131,9 @@ def tiny() -> SanaVideoTransformer3DModel:
 def workplace(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The transformer's training, in a folder of its own, with a tiny transformer and captions of noise."""
     monkeypatch.setattr(transformer, "CLIPS", clips)
-    monkeypatch.setattr(transformer, "CHECKPOINT", tmp_path / "transformer.pt")
+    monkeypatch.setattr(transformer, "CACHE", tmp_path)
     monkeypatch.setattr(transformer, "MODEL", tmp_path / "model")
-    monkeypatch.setattr(transformer, "LATENT_FRAMES_A_BATCH", 16)
-    monkeypatch.setattr(transformer, "build", tiny)
+    monkeypatch.setattr(transformer, "build", lambda _: tiny())
     monkeypatch.setattr(transformer, "embed_captions", noise_for)
     return tmp_path
 
@@ -155,15 +154,16 @@ def test_windows_begin_with_a_still_frame(workplace: Path) -> None:
     torch.testing.assert_close(window[:, 1:], clips.latents[0, :, 6:8].float())
 
 
-def test_the_flow_loss_falls(workplace: Path) -> None:
+@pytest.mark.parametrize("expert", transformer.EXPERTS.values(), ids=transformer.EXPERTS)
+def test_the_flow_loss_falls(workplace: Path, expert: transformer.Expert) -> None:
     """On one batch with the same noise each time, so that it falls for what was learnt and not by chance."""
     clips, model = transformer.load_clips(), tiny()
-    latents, embeds, mask = transformer.draw_batch(clips, np.random.default_rng(0), 4)
+    latents, embeds, mask = transformer.draw_batch(clips, np.random.default_rng(0), 4, 16)
     assert (latents.shape, embeds.shape[0], mask.shape[0]) == ((4, CHANNELS, 4, 4, 4), 4, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(20):
-        loss = transformer.flow_loss(model, latents, embeds, mask, torch.Generator().manual_seed(0))
+        loss = transformer.flow_loss(expert, model, latents, embeds, mask, torch.Generator().manual_seed(0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -181,17 +181,20 @@ def test_windows_grow_longer_while_training_goes_on() -> None:
 
 
 def test_training_keeps_its_state_and_exports_the_average(workplace: Path) -> None:
-    transformer.train(60.0, 1e-3, limit=0.002)
-    first = torch.load(workplace / "transformer.pt", weights_only=True)
-    assert first["step"] >= 1
-    transformer.train(60.0, 1e-3, limit=0.002)
-    again = torch.load(workplace / "transformer.pt", weights_only=True)
-    assert again["step"] > first["step"]
-    assert again["seconds"] > first["seconds"]
+    averages = {}
+    for expert in transformer.EXPERTS:
+        transformer.train(expert, 60.0, 1e-3, limit=0.002)
+        first = torch.load(workplace / f"{expert}.pt", weights_only=True)
+        assert first["step"] >= 1
+        transformer.train(expert, 60.0, 1e-3, limit=0.002)
+        again = torch.load(workplace / f"{expert}.pt", weights_only=True)
+        assert again["step"] > first["step"]
+        assert again["seconds"] > first["seconds"]
+        averages[expert] = again["average"]
     transformer.export()
-    exported = load_transformer(workplace / "model")
-    for name, weight in exported.state_dict().items():
-        torch.testing.assert_close(weight, again["average"][name].bfloat16().float(), atol=0, rtol=0)
+    for expert, average in averages.items():
+        for name, weight in load_transformer(workplace / "model", expert).state_dict().items():
+            torch.testing.assert_close(weight, average[name].bfloat16().float(), atol=0, rtol=0)
     assert (workplace / "model" / "scheduler" / "scheduler_config.json").exists()
 
 
@@ -224,7 +227,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 
 def plan(**minutes: float) -> command.Plan:
-    return command.Plan(40, 2, {"transformer": 5.0, "decoder": 2.0, "sound": 1.0} | minutes)
+    return command.Plan(40, 2, {"transformer": 5.0, "transformer_2": 3.0, "decoder": 2.0, "sound": 1.0} | minutes)
 
 
 def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path: Path) -> None:
@@ -233,6 +236,7 @@ def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path
     assert first == [
         ("training.autoencoder", "fit"),
         ("training.render", "--clips"),
+        ("training.transformer", "train"),
         ("training.transformer", "train"),
         ("training.autoencoder", "train"),
         ("training.sound", "--minutes"),
@@ -260,9 +264,9 @@ def test_hours_are_shared_out_and_a_stage_can_have_its_own(
     ran: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "CACHE", tmp_path)
-    assert command.main(["--hours", "0.7", "--sound-minutes", "9", "--dry-run"]) == 0
+    assert command.main(["--hours", "0.9", "--sound-minutes", "9", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "transformer train --minutes 30.0" in said
+    assert "transformer train --minutes 26.0" in said
     assert "autoencoder train --minutes 6.0" in said
     assert "sound --minutes 9.0" in said
     assert ran == []

@@ -35,7 +35,7 @@ def load_for_encode(model_dir: Path) -> dict[str, Any]:
 
 
 def load_for_denoise(model_dir: Path) -> dict[str, Any]:
-    """Without the transformer: that one is pluggable, see `load_transformer`. The VAE draws the previews."""
+    """Without the transformers: those are pluggable, see `load_transformer`. The VAE draws the previews."""
     kind: Module = FlowMatchEulerDiscreteScheduler
     scheduler = kind.from_pretrained(model_dir, subfolder="scheduler", local_files_only=True)
     return {"vae": _load_vae(model_dir), "scheduler": scheduler}
@@ -45,9 +45,12 @@ def load_for_decode(model_dir: Path) -> dict[str, Any]:
     return {"vae": _load_vae(model_dir)}
 
 
-def load_transformer(model_dir: Path) -> nn.Module:
-    """With attention that is quicker on a CPU and equal to diffusers' own but for the last bits."""
-    transformer: nn.Module = _frozen(SanaVideoTransformer3DModel, model_dir, "transformer")
+def load_transformer(model_dir: Path, name: str = "transformer") -> nn.Module:
+    """One of the two experts, with attention that is quicker on a CPU and equal to diffusers' but for the last bits.
+
+    ``name``: transformer or transformer_2.
+    """
+    transformer: nn.Module = _frozen(SanaVideoTransformer3DModel, model_dir, name)
     use_quick_attention(transformer)
     use_quick_feed_forward(transformer)
     return transformer

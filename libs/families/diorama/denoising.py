@@ -42,6 +42,11 @@ GUIDED_FROM = 0.4
 Interval Improves Sample and Distribution Quality in Diffusion Models", Kynkäänniemi et al. 2024)."""
 
 
+BOUNDARY = 0.5
+"""Sigma from which the first expert works, the one for layout; below, the second, for detail (Wan 2.2's
+``boundary_ratio``)."""
+
+
 class DioramaPrepareStep(ModularPipelineBlocks):
     """Noise, image conditioning and the rows of the guidance batch.
 
@@ -98,20 +103,21 @@ class DioramaPrepareStep(ModularPipelineBlocks):
 class BatchedGuidanceDenoiser(ModularPipelineBlocks):
     """Classifier-free guidance with the prompt's row and the negative prompt's in one call.
 
-    Diorama's transformer predicts the clean latents x_0 (why: ``training.transformer.flow_loss``); the scheduler works
-    with the velocity v = (x_t - x_0) / sigma.
+    The first expert predicts the clean latents x_0, the second the velocity (why: ``training.transformer.Expert``);
+    the scheduler works with the velocity v = (x_t - x_0) / sigma.
     """
 
     model_name = "diorama"
 
     @property
     def description(self) -> str:
-        return "Step within the loop: one batched transformer call, guidance, and the velocity it means"
+        return "Step within the loop: one batched call of the expert for its sigma, guidance, and the velocity it means"
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
         return [
             ComponentSpec("transformer", SanaVideoTransformer3DModel),
+            ComponentSpec("transformer_2", SanaVideoTransformer3DModel),
             ComponentSpec("scheduler", FlowMatchEulerDiscreteScheduler),
         ]
 
@@ -133,17 +139,19 @@ class BatchedGuidanceDenoiser(ModularPipelineBlocks):
         block_state.step_began = time.perf_counter()
         sigma = components.scheduler.sigmas[i]
         rows = block_state.encoder_hidden_states.shape[0] if sigma >= GUIDED_FROM else 1
-        clean = components.transformer(
+        layout = sigma >= BOUNDARY
+        expert = components.transformer if layout else components.transformer_2
+        predicted = expert(
             hidden_states=block_state.latent_model_input.expand(rows, -1, -1, -1, -1),
             encoder_hidden_states=block_state.encoder_hidden_states[:rows],
             encoder_attention_mask=block_state.encoder_attention_mask[:rows],
             timestep=t.expand(rows),
             return_dict=False,
         )[0]
-        guided = clean[:1]
+        guided = predicted[:1]
         if rows == 2:
-            guided = clean[1:] + block_state.guidance_scale * (clean[:1] - clean[1:])
-        block_state.noise_pred = (block_state.latents - guided) / sigma
+            guided = predicted[1:] + block_state.guidance_scale * (predicted[:1] - predicted[1:])
+        block_state.noise_pred = (block_state.latents - guided) / sigma if layout else guided
         return components, block_state
 
 

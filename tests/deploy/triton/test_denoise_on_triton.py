@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deploy.triton.build_python import PythonOptions, build_python
 from deploy.triton.server import Tritonserver, running_tritonserver
 from deploy.triton.wheel import SUPPORTED
-from libs.families import Step, load_denoise, load_remote_transformer
+from libs.families import Step, load_denoise, load_remote_transformers
 from libs.triton import Call, calling
 from tests.libs.triton.test_client import client
 from tests.support.light_triton import metric
@@ -26,14 +26,15 @@ pytestmark = [
 ]
 
 MODEL = Path(__file__).parents[3] / "models" / "diorama"
+NETWORKS = ("transformer", "transformer_2")
 SIZE, FRAMES, STEPS = 64, 13, 4
 
 
 @pytest.fixture(scope="module")
 def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Tritonserver]]:
-    """Two servers with the committed model's transformer, one thread each."""
+    """Two servers with the committed model's transformers, one thread each."""
     folder = tmp_path_factory.mktemp("triton")
-    build_python(MODEL, folder / "repository", PythonOptions(threads=1), networks=("transformer",))
+    build_python(MODEL, folder / "repository", PythonOptions(threads=1), networks=NETWORKS)
     with (
         running_tritonserver(folder / "repository", folder, grace_seconds=0) as one,
         running_tritonserver(folder / "repository", folder, grace_seconds=0) as two,
@@ -80,15 +81,19 @@ def run(
     return latents
 
 
+def calls(pod: Tritonserver) -> float:
+    return sum(metric(pod, "nv_inference_request_success", model=f"diorama_{name}") for name in NETWORKS)
+
+
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_latents_equal_those_of_one_process(
     pods: list[Tritonserver], conditioning: Any, expected: NDArray[np.float32], shared_memory: bool
 ) -> None:
-    before = [metric(pod, "nv_inference_request_success", model="diorama_transformer") for pod in pods]
+    before = [calls(pod) for pod in pods]
     with client(*(pod.address for pod in pods), shared_memory=shared_memory) as triton:
-        denoise = load_denoise(MODEL, "diorama", load_remote_transformer(MODEL, "diorama", triton.infer))
+        denoise = load_denoise(MODEL, "diorama", load_remote_transformers(MODEL, "diorama", triton.infer))
         np.testing.assert_array_equal(run(denoise, conditioning), expected)
-    after = [metric(pod, "nv_inference_request_success", model="diorama_transformer") for pod in pods]
+    after = [calls(pod) for pod in pods]
     assert [b - a for a, b in zip(before, after, strict=True)] == [STEPS / 2, STEPS / 2]
 
 
@@ -110,7 +115,7 @@ def test_a_cancelled_video_takes_no_further_step(pods: list[Tritonserver], condi
         look()
 
     with client(pods[0].address) as triton, calling(Call(look)):
-        denoise = load_denoise(MODEL, "diorama", load_remote_transformer(MODEL, "diorama", triton.infer))
+        denoise = load_denoise(MODEL, "diorama", load_remote_transformers(MODEL, "diorama", triton.infer))
         with pytest.raises(StoppedError):
             run(denoise, conditioning, on_step)
     assert steps == [1]
@@ -126,5 +131,5 @@ def test_a_pod_killed_in_the_middle_changes_no_bit(
             pods[0].kill()
 
     with client(*(pod.address for pod in pods)) as triton:
-        denoise = load_denoise(MODEL, "diorama", load_remote_transformer(MODEL, "diorama", triton.infer))
+        denoise = load_denoise(MODEL, "diorama", load_remote_transformers(MODEL, "diorama", triton.infer))
         np.testing.assert_array_equal(run(denoise, conditioning, kill_one), expected)

@@ -52,6 +52,11 @@ def transformer(model_dir: Path) -> nn.Module:
     return load_transformer(model_dir)
 
 
+@pytest.fixture(scope="module")
+def transformer_2(model_dir: Path) -> nn.Module:
+    return load_transformer(model_dir, "transformer_2")
+
+
 def conditioning(
     tokens: int = 6, negative_tokens: int = 3, *, seed: int = 0, first_frame: bool = False
 ) -> Conditioning:
@@ -81,8 +86,13 @@ def run(denoise: DenoisePipeline, given: Conditioning, on_step: Any = lambda _: 
 
 
 @torch.inference_mode()
-def bare_loop(model_dir: Path, transformer: nn.Module, given: Conditioning, guidance_scale: float) -> np.ndarray:
-    """Flow matching with two calls a step, as a script would have it; guidance where sigma is at least 0.4."""
+def bare_loop(
+    model_dir: Path, experts: tuple[nn.Module, nn.Module], given: Conditioning, guidance_scale: float
+) -> np.ndarray:
+    """Flow matching with two calls a step, as a script would have it; guidance where sigma is at least 0.4.
+
+    The first expert gives clean latents where sigma is at least 0.5, the second velocities below.
+    """
     text = {name: torch.from_numpy(tensor) for name, tensor in given.items()}
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model_dir / "scheduler")
     scheduler.set_timesteps(STEPS)
@@ -98,8 +108,9 @@ def bare_loop(model_dir: Path, transformer: nn.Module, given: Conditioning, guid
     def velocity(name: str, t: Tensor) -> Tensor:
         mask = text[f"{name}_attention_mask"]
         inputs = torch.cat([x, image, place], dim=1)
-        clean = transformer(inputs, text[f"{name}_embeds"], t[None], encoder_attention_mask=mask).sample
-        return (x - clean) / (t / 1000)
+        layout = bool(t / 1000 >= 0.5)
+        made = experts[0 if layout else 1](inputs, text[f"{name}_embeds"], t[None], encoder_attention_mask=mask).sample
+        return (x - made) / (t / 1000) if layout else made
 
     for t in scheduler.timesteps:
         v = velocity("prompt", t)
@@ -113,20 +124,24 @@ def bare_loop(model_dir: Path, transformer: nn.Module, given: Conditioning, guid
 
 @pytest.mark.parametrize("first_frame", [False, True], ids=["text", "image"])
 def test_loop_equals_a_bare_one(
-    denoise: DenoisePipeline, transformer: nn.Module, model_dir: Path, first_frame: bool
+    denoise: DenoisePipeline,
+    transformer: nn.Module,
+    transformer_2: nn.Module,
+    model_dir: Path,
+    first_frame: bool,
 ) -> None:
     given = conditioning(first_frame=first_frame)
-    expected = bare_loop(model_dir, transformer, given, 3.0)
+    expected = bare_loop(model_dir, (transformer, transformer_2), given, 3.0)
     assert expected.shape == (1, LATENT_CHANNELS, 4, 2, 2)
     np.testing.assert_allclose(run(denoise, given), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
-def test_batched_guidance_equals_two_calls_without_padding(transformer: nn.Module) -> None:
+def test_batched_guidance_equals_two_calls_without_padding(transformer_2: nn.Module) -> None:
     """The short prompt is called alone without its padding: the mask must make the padding count for nothing."""
     given = {name: torch.from_numpy(tensor) for name, tensor in conditioning(6, 3).items()}
     x, t = torch.randn(1, 2 * LATENT_CHANNELS + 1 + POSITION_CHANNELS, 2, 2, 2), torch.tensor(400.0)
-    counting = Counting(transformer)
+    counting = Counting(transformer_2)
     state = SimpleNamespace(
         latent_model_input=x,
         latents=x[:, :LATENT_CHANNELS],
@@ -134,22 +149,25 @@ def test_batched_guidance_equals_two_calls_without_padding(transformer: nn.Modul
         encoder_attention_mask=torch.cat([given["prompt_attention_mask"], given["negative_prompt_attention_mask"]]),
         guidance_scale=2.5,
     )
-    components = SimpleNamespace(transformer=counting, scheduler=SimpleNamespace(sigmas=torch.tensor([0.4, 0.0])))
+    components = SimpleNamespace(transformer_2=counting, scheduler=SimpleNamespace(sigmas=torch.tensor([0.4, 0.0])))
     BatchedGuidanceDenoiser()(components, state, i=0, t=t)
-    positive = transformer(x, given["prompt_embeds"], t[None]).sample
-    negative = transformer(x, given["negative_prompt_embeds"][:, :3] + 9.0, t[None]).sample
-    velocity = (state.latents - negative - 2.5 * (positive - negative)) / 0.4
+    positive = transformer_2(x, given["prompt_embeds"], t[None]).sample
+    negative = transformer_2(x, given["negative_prompt_embeds"][:, :3] + 9.0, t[None]).sample
+    velocity = negative + 2.5 * (positive - negative)
     torch.testing.assert_close(state.noise_pred, velocity, atol=1e-5, rtol=1e-5)
     assert counting.calls == [2]
 
 
-def test_one_row_without_guidance_and_two_with(model_dir: Path, transformer: nn.Module) -> None:
-    """The last of the five steps is at sigma 0.003, where guidance is off."""
-    counting = Counting(transformer)
-    denoise = load_denoise(model_dir, "diorama", counting)
+def test_one_row_without_guidance_and_two_with(
+    model_dir: Path, transformer: nn.Module, transformer_2: nn.Module
+) -> None:
+    """The last of the five steps is at sigma 0.003, where guidance is off and the second expert works."""
+    layout, detail = Counting(transformer), Counting(transformer_2)
+    denoise = load_denoise(model_dir, "diorama", {"transformer": layout, "transformer_2": detail})
     run(denoise, conditioning(), guidance_scale=1.0)
     run(denoise, conditioning(), guidance_scale=1.5)
-    assert counting.calls == [1] * STEPS + [2] * (STEPS - 1) + [1]
+    assert layout.calls == [1] * (STEPS - 1) + [2] * (STEPS - 1)
+    assert detail.calls == [1, 1]
 
 
 def test_without_guidance_the_negative_prompt_does_not_matter(denoise: DenoisePipeline) -> None:
@@ -219,7 +237,7 @@ def test_what_on_step_raises_ends_the_loop_at_once(
     model_dir: Path, transformer: nn.Module, caplog: pytest.LogCaptureFixture
 ) -> None:
     counting = Counting(transformer)
-    denoise = load_denoise(model_dir, "diorama", counting)
+    denoise = load_denoise(model_dir, "diorama", {"transformer": counting})
 
     def stop_at_two(step: Step) -> None:
         if step.index == 2:

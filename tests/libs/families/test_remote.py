@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from libs.errors import FailedPrecondition
-from libs.families import load_decode, load_remote_decoder, load_remote_transformer
+from libs.families import load_decode, load_remote_decoder, load_remote_transformers
 from libs.families.diorama.components import load_for_decode, load_transformer
 from libs.families.networks import network_named
 from libs.families.served import ServedNetwork
@@ -37,11 +37,13 @@ class Elsewhere:
         return arrays
 
 
+@pytest.mark.parametrize("name", ["transformer", "transformer_2"])
 @pytest.mark.parametrize("return_dict", [True, False])
 @torch.inference_mode()
-def test_a_remote_transformer_is_called_like_a_local_one(model_dir: Path, return_dict: bool) -> None:
+def test_a_remote_transformer_is_called_like_a_local_one(model_dir: Path, name: str, return_dict: bool) -> None:
     elsewhere = Elsewhere(model_dir)
-    remote, local = load_remote_transformer(model_dir, "diorama", elsewhere), load_transformer(model_dir)
+    remote = load_remote_transformers(model_dir, "diorama", elsewhere)[name]
+    local = load_transformer(model_dir, name)
     given: dict[str, Any] = {
         "hidden_states": torch.randn(1, 2 * LATENT_CHANNELS + 14, 3, 4, 2).expand(2, -1, -1, -1, -1),
         "encoder_hidden_states": torch.randn(2, 6, TEXT_CHANNELS),
@@ -52,7 +54,7 @@ def test_a_remote_transformer_is_called_like_a_local_one(model_dir: Path, return
     made, expected = remote(**given), local(**given)
     torch.testing.assert_close(*((x.sample if return_dict else x[0]) for x in (made, expected)), rtol=0, atol=0)
     assert remote.config.caption_channels == TEXT_CHANNELS
-    assert (remote.dtype, elsewhere.asked[0][0]) == (torch.float32, "diorama_transformer")
+    assert (remote.dtype, elsewhere.asked[0][0]) == (torch.float32, f"diorama_{name}")
     assert elsewhere.asked[0][1]["timestep"] == (2, 1)
 
 
@@ -82,7 +84,7 @@ def test_the_decode_stage_with_a_remote_decoder(model_dir: Path) -> None:
 
 def test_a_probe_is_a_real_inference_of_the_least_size(model_dir: Path) -> None:
     elsewhere = Elsewhere(model_dir)
-    load_remote_transformer(model_dir, "diorama", elsewhere).remote.probe(64, 32, 3)
+    load_remote_transformers(model_dir, "diorama", elsewhere)["transformer"].remote.probe(64, 32, 3)
     load_remote_decoder(model_dir, "diorama", elsewhere).remote.probe(64, 32, 3)
     transformer, decoder = (shapes for _, shapes, _ in elsewhere.asked)
     assert transformer["hidden_states"] == (1, 2 * LATENT_CHANNELS + 14, 2, 2, 4)

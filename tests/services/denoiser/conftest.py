@@ -29,7 +29,7 @@ from tests.support.tiny_diorama import LATENT_CHANNELS, TEXT_CHANNELS, write_tin
 
 
 class Pacer(nn.Module):
-    """The real transformer, each call of which waits ``seconds`` first and is counted."""
+    """A real transformer, in the place of both, each call of which waits ``seconds`` first and is counted."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -110,7 +110,9 @@ async def service(models_dir: Path) -> AsyncIterator[Service]:
     pacer = Pacer(load_transformer(models_dir / "diorama"))
     settings = DenoiserSettings(grace_seconds=1.0, heartbeat_seconds=0.1, max_active_videos=2)
     service = Service(MemoryStore("denoiser"), registry, pacer)
-    pipelines = PipelineCache(lambda path, family: load_denoise(path, family, pacer))
+    pipelines = PipelineCache(
+        lambda path, family: load_denoise(path, family, dict.fromkeys(("transformer", "transformer_2"), pacer))
+    )
     denoiser = Denoiser(
         service.store, Catalog.read(models_dir), pipelines, DenoiserMetrics(registry), settings.max_active_videos
     )
