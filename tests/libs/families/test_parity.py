@@ -145,7 +145,7 @@ def denoised(folder: Path, case: Case, conditioning: Tensors, *, row_by_row: boo
     family, (width, height), fps, *_ = TINY[case.model]
     steps: list[Step] = []
     kinds = FAMILIES[family].transformers
-    others = {name: RowByRow(load(folder)) for name, load in kinds.items()} if row_by_row else None
+    others = {name: RowByRow(load(folder)) for name, load in kinds.items()} if row_by_row else {}
     made = load_denoise(folder, family, others)(
         conditioning,
         width=width,
@@ -159,7 +159,7 @@ def denoised(folder: Path, case: Case, conditioning: Tensors, *, row_by_row: boo
         on_step=steps.append,
     )
     assert [(step.index, step.total) for step in steps] == [(index, case.steps) for index in range(1, case.steps + 1)]
-    assert all(other.calls for other in (others or {}).values()), "every expert has its steps"
+    assert all(other.calls for other in others.values()), "every expert has its steps"
     return through_a_file(made)
 
 
