@@ -23,6 +23,8 @@ __all__ = ["S3Process", "S3Server", "s3_server", "serving_s3"]
 _ACCESS_KEY = "soundstage-test"
 _SECRET_KEY = "soundstage-test-secret"
 _GRPC_OFFSET = 10_000
+_MOST_BUCKETS = 2_000
+"""Each has a volume of its own. Unsaid, as many may be made as there are free gigabytes, and then writes answer 500."""
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 
@@ -62,6 +64,7 @@ class S3Process(S3Server):
                     f"-dir={self._folder}",
                     f"-master.port={master}",
                     f"-volume.port={volume}",
+                    f"-volume.max={_MOST_BUCKETS}",
                     f"-filer.port={filer}",
                     f"-s3.port={s3}",
                     f"-admin.port={admin}",
