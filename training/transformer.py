@@ -82,13 +82,14 @@ class Expert:
     """Of the logit of sigma."""
     high_share: float
     """Of samples at sigma above HIGH_SIGMA, where a prompt becomes a layout."""
+    least: float
     most: float
-    """Sigma that is never exceeded."""
+    """Sigma stays between: where the expert serves (`BOUNDARY` in libs/families/diorama), and a little beyond."""
 
 
 EXPERTS = {
-    "transformer": Expert(7, 8, 2, 32, "clean", centre=1.0, spread=1.2, high_share=0.35, most=1.0),
-    "transformer_2": Expert(4, 6, 1, 16, "velocity", centre=-0.4, spread=1.2, high_share=0.0, most=0.9),
+    "transformer": Expert(7, 8, 2, 32, "clean", centre=0.5, spread=1.2, high_share=0.35, least=0.45, most=1.0),
+    "transformer_2": Expert(4, 6, 1, 16, "velocity", centre=0.0, spread=1.2, high_share=0.0, least=0.0, most=0.6),
 }
 """By subfolder of the model."""
 
@@ -192,11 +193,11 @@ def flow_loss(
 
 
 def draw_sigma(expert: Expert, batch: int, generator: torch.Generator) -> Tensor:
-    """(batch,) in (0, 1): logit-normal, and a share near pure noise."""
-    usual = torch.sigmoid(torch.randn(batch, generator=generator) * expert.spread + expert.centre)
+    """(batch,) between the expert's least and most: logit-normal there, and a share near pure noise."""
+    place = torch.sigmoid(torch.randn(batch, generator=generator) * expert.spread + expert.centre)
+    usual = torch.lerp(torch.tensor(expert.least), torch.tensor(expert.most), place)
     high = 1 - (1 - HIGH_SIGMA) * torch.rand(batch, generator=generator)
-    drawn = torch.where(torch.rand(batch, generator=generator) < expert.high_share, high, usual)
-    return drawn.clamp(max=expert.most)
+    return torch.where(torch.rand(batch, generator=generator) < expert.high_share, high, usual)
 
 
 def learning_rate(peak: float, step: int, spent: float) -> float:
@@ -218,10 +219,15 @@ def _optimizers(model: torch.nn.Module, peak: float) -> tuple[Muon, torch.optim.
     return Muon([named[n] for n in hidden], lr=peak), torch.optim.AdamW(rest, peak, (0.9, 0.98), weight_decay=0.0)
 
 
-def train(name: str, minutes: float, peak: float, limit: float) -> None:
-    """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run."""
+def train(name: str, minutes: float, peak: float, limit: float, *, further: bool = False) -> None:
+    """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run.
+
+    ``further``: where there is no checkpoint, from the model folder's weights and not from nothing.
+    """
     expert = EXPERTS[name]
     model, average = build(expert), build(expert)
+    if further:
+        model.load_state_dict(SanaVideoTransformer3DModel.from_pretrained(MODEL / name).state_dict())
     use_quick_attention(model)
     use_quick_feed_forward(model)
     average.load_state_dict(model.state_dict())
@@ -313,11 +319,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--limit", type=float, default=1e9, help="minutes of this run")
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--further", action="store_true", help="begin with the weights of models/diorama")
     arguments = parser.parse_args()
     if arguments.part == "export":
         export()
     else:
-        train(arguments.expert, arguments.minutes, arguments.rate, arguments.limit)
+        train(arguments.expert, arguments.minutes, arguments.rate, arguments.limit, further=arguments.further)
 
 
 if __name__ == "__main__":

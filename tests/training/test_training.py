@@ -16,6 +16,7 @@ from diffusers import SanaVideoTransformer3DModel
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
 from libs.families.diorama.components import load_transformer
+from libs.families.diorama.denoising import BOUNDARY
 from libs.families.diorama.positions import POSITION_CHANNELS
 from training import __main__ as command
 from training import autoencoder, render, text, transformer
@@ -196,6 +197,21 @@ def test_training_keeps_its_state_and_exports_the_average(workplace: Path) -> No
         for name, weight in load_transformer(workplace / "model", expert).state_dict().items():
             torch.testing.assert_close(weight, average[name].bfloat16().float(), atol=0, rtol=0)
     assert (workplace / "model" / "scheduler" / "scheduler_config.json").exists()
+    for expert, average in averages.items():
+        (workplace / f"{expert}.pt").unlink()
+        transformer.train(expert, 60.0, 1e-3, limit=0.0, further=True)
+        begun = torch.load(workplace / f"{expert}.pt", weights_only=True)
+        for name, weight in begun["model"].items():
+            torch.testing.assert_close(weight, average[name].bfloat16().float(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("expert", transformer.EXPERTS.values(), ids=transformer.EXPERTS)
+def test_an_expert_sees_the_sigmas_that_it_serves(expert: transformer.Expert) -> None:
+    sigma = transformer.draw_sigma(expert, 4000, torch.Generator().manual_seed(0))
+    assert expert.least <= sigma.min() < expert.least + 0.05
+    assert expert.most - 0.05 < sigma.max() <= expert.most
+    served = sigma >= BOUNDARY if expert.most == 1.0 else sigma < BOUNDARY
+    assert served.float().mean() > 0.8
 
 
 def test_captions_are_embedded_as_the_encoder_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
