@@ -16,7 +16,7 @@ WITH_TRITON = $(if $(filter 1,$(TRITON)),--triton)
 # proto-check rewrites files that the other checks read.
 .NOTPARALLEL:
 .PHONY: help setup video up down status run fmt lint types imports test test-unit test-e2e test-extras test-gpu proto proto-lint \
-	proto-check proto-breaking ci bench crash-matrix histories train gallery lock clean
+	proto-check proto-breaking ci bench eval crash-matrix histories train gallery lock clean
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ ci: test proto-breaking ## What CI runs
 
 bench: $(READY) ## Measure: all, or NAME=one; figures go to bench/results
 	@$(BIN)/python -m bench $(NAME)
+
+eval: $(READY) ## Judge Diorama's clips against rendered ones; the table goes to models/diorama
+	@$(BIN)/python -m bench.evaluation
 
 train: $(READY) ## Train Diorama from nothing (hours; takes up again where it stopped)
 	@$(BIN)/python -m training

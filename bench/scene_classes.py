@@ -71,6 +71,13 @@ def classify(frames: NDArray[np.uint8]) -> tuple[str, dict[str, float]]:
     return max(scores, key=lambda family: scores[family]), scores
 
 
+@torch.inference_mode()
+def features(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the classifier sees in each moment of a clip before it names it: (4, 256)."""
+    x = _trained()[0].convolutions(to_moments(pairs_of(frames, MOMENTS)[None])[0])
+    return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1).numpy()
+
+
 def pairs_of(frames: NDArray[np.uint8], count: int) -> Tensor:
     """``count`` evenly spaced pairs of neighbouring frames, at 64 x 64: (count, 2, 3, 64, 64) uint8."""
     if len(frames) < 2:

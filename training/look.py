@@ -64,9 +64,18 @@ class Sampler:
             self._denoise = load_denoise(completed, FAMILY, experts)
             self._decode = load_decode(completed, FAMILY)
 
-    def encode(self, prompts: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str] | None = None,
+        images: Sequence[NDArray[np.uint8]] | None = None,
+    ) -> list[dict[str, NDArray[Any]]]:
+        """One conditioning a prompt; ``images``: first frames (H, W, 3)."""
         encode = load_encode(self._model_dir, FAMILY)
-        return [encode(prompt, "", None, SIZE, SIZE, 61) for prompt in prompts]
+        return [
+            encode(prompt, negatives[n] if negatives else "", images[n] if images else None, SIZE, SIZE, 61)
+            for n, prompt in enumerate(prompts)
+        ]
 
     def sample(
         self,

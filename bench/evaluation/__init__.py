@@ -1,0 +1,1 @@
+"""What Diorama's clips are worth: picture, motion, given first frames, sound and words, against rendered clips."""

@@ -1,0 +1,100 @@
+"""The fixed prompts of the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.captions import grammar_prompts, holdout_prompts
+from training.scenes import FAMILIES
+from training.scenes.base import SceneSpec
+
+PROMPT_SEED = 20_261
+"""Of the grammar prompts; neither training captions nor those of `bench scenes` are drawn from it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, and what a clip that obeys it shows."""
+
+    prompt: str
+    families: tuple[str, ...]
+    """One of these must be seen and heard; two where the prompt names two scenes."""
+    kind: str
+    """"grammar", "synonyms", "order", "mixed" or "negation"."""
+    spec: SceneSpec | None = None
+    """The description that a grammar prompt was made of."""
+    negative: str = ""
+    refused_time: str = ""
+    """Time of day that the negative prompt rules out."""
+
+
+def inside(rounds: int) -> list[Asked]:
+    """So many grammar prompts of each family."""
+    prompts = grammar_prompts(rounds * len(FAMILIES), PROMPT_SEED)
+    return [Asked(text, (spec.family,), "grammar", spec) for text, spec in prompts]
+
+
+def outside(most: int = 60) -> list[Asked]:
+    """The sixty written by hand, of which the grammar can produce none; every third with ``most`` 20."""
+    everything = [Asked(text, (family,), "synonyms") for text, family in holdout_prompts()]
+    everything += [Asked(text, (family,), kind) for kind, pairs in WORDED.items() for text, family in pairs]
+    everything += [Asked(text, families, "mixed") for text, families in MIXED]
+    everything += [Asked(text, (family,), "negation", None, no, time) for text, family, no, time in NEGATED]
+    return everything[:: max(1, len(everything) // most)][:most]
+
+
+WORDED = {
+    "synonyms": (
+        ("a hearth glowing with embers", "fire"),
+        ("swell rolling towards the coast", "sea"),
+        ("a cloudburst, bolts splitting the heavens", "rain"),
+        ("flurries drifting onto the firs", "snow"),
+        ("rapids dropping from a ledge", "waterfall"),
+        ("cotton-wool shapes gliding overhead", "clouds"),
+        ("soot and vapour climbing from a stack", "smoke"),
+        ("a canopy of constellations", "night_sky"),
+        ("green curtains of light in the polar sky", "aurora"),
+        ("rockets bursting into coloured sparks", "fireworks"),
+        ("magma fountaining from the crater", "lava"),
+        ("tall grass rippling on the prairie", "meadow"),
+    ),
+    "order": (
+        ("crackling in the dark, a wood fire", "fire"),
+        ("on the sand they break, the waves of the ocean", "sea"),
+        ("thunder, then rain, then thunder again", "rain"),
+        ("white everywhere, for it is snowing", "snow"),
+        ("down the rocks it pours, a waterfall", "waterfall"),
+        ("across the sky, slowly, clouds", "clouds"),
+        ("from the chimney there rises smoke", "smoke"),
+        ("above us nothing but stars", "night_sky"),
+        ("in the far north the aurora glows", "aurora"),
+        ("bang after bang, fireworks", "fireworks"),
+        ("out of the volcano comes lava", "lava"),
+        ("fish and bubbles, seen from under the water", "underwater"),
+    ),
+}
+"""(prompt, family) by kind: other words than the grammar's, or its words in another order."""
+
+MIXED = (
+    ("a campfire on a beach, rain beginning", ("fire", "rain")),
+    ("fireworks bursting over a stormy ocean", ("fireworks", "sea")),
+    ("snow falling on a frozen pond", ("snow", "pond")),
+    ("smoke drifting across a starry night sky", ("smoke", "night_sky")),
+    ("a waterfall plunging into the sea", ("waterfall", "sea")),
+    ("clouds rushing over a wheat field", ("clouds", "meadow")),
+    ("lava flowing into the ocean, steam rising", ("lava", "sea")),
+    ("the aurora above a snowstorm", ("aurora", "snow")),
+)
+"""Two scenes in one picture; either of them counts."""
+
+NEGATED = (
+    ("clouds in the sky", "clouds", "night, dark, stars", "night"),
+    ("waves breaking on the beach", "sea", "night, dark", "night"),
+    ("a fire", "fire", "daylight, bright, sun", "day"),
+    ("falling snow", "snow", "night, darkness", "night"),
+    ("a waterfall", "waterfall", "dark, at night", "night"),
+    ("a column of smoke", "smoke", "bright daylight", "day"),
+    ("clouds", "clouds", "sunset, orange sky, evening", "sunset"),
+    ("the sea", "sea", "sunset, evening light", "sunset"),
+)
+"""(prompt, family, negative prompt, the time of day that it rules out)."""

@@ -1,0 +1,112 @@
+"""Whether clips show what was asked for, and how far their features are from those of rendered clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from bench.evaluation.clips import rendered, small
+from training.captions import DISTANCE_PHRASES, OWN_SIDE_PHRASES, SIDE_PHRASES, TIME_PHRASES
+from training.scenes import FAMILIES, TIMES, sample_spec
+from training.scenes.base import SceneSpec
+
+ATTRIBUTES = ("time_of_day", "side", "distance")
+DIMENSIONS = 32
+"""Of the features' principal components that are compared: fewer than there are clips."""
+PROBE_SEED = 4_711
+PROBE_FRAMES = 9
+
+
+def frechet(made: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Fréchet distance (Heusel et al. 2017) of two sets of features (N, D), in the reference's leading components."""
+    centre = reference.mean(axis=0)
+    axes = np.linalg.svd(reference - centre, full_matrices=False)[2][:DIMENSIONS].T
+    a, b = (made - centre) @ axes, (reference - centre) @ axes
+    spread_a, spread_b = np.cov(a.T), np.cov(b.T)
+    root = linalg.sqrtm(spread_a @ spread_b).real
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    return float(gap @ gap + np.trace(spread_a + spread_b - 2 * root))
+
+
+def mentioned(prompt: str, spec: SceneSpec, attribute: str) -> bool:
+    """Whether the prompt says what the description's attribute is."""
+    phrases = {
+        "time_of_day": TIME_PHRASES,
+        "side": OWN_SIDE_PHRASES.get(spec.family, SIDE_PHRASES),
+        "distance": DISTANCE_PHRASES,
+    }[attribute]
+    said = prompt.lower()
+    return any(phrase.lower() in said for phrase in phrases[getattr(spec, attribute)])
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Linear discriminant analysis: class means in a space where the classes' common spread is round."""
+
+    names: list[str]
+    whiten: NDArray[np.float32]
+    means: NDArray[np.float32]
+
+    def name(self, seen: NDArray[np.float32]) -> str:
+        distances = np.linalg.norm(self.means - seen @ self.whiten, axis=1)
+        return self.names[int(distances.argmin())]
+
+
+class Probes:
+    """Tells a clip's attributes from where it is bright, coloured and moving; fitted to rendered clips.
+
+    One probe a family and attribute, because the left of a fire is not the left of a moon.
+    """
+
+    def __init__(self, clips_a_family: int = 120) -> None:
+        self._probes: dict[tuple[str, str], _Classes] = {}
+        right: dict[str, list[bool]] = {attribute: [] for attribute in ATTRIBUTES}
+        for number, family in enumerate(FAMILIES):
+            rng = np.random.default_rng([PROBE_SEED, number])
+            specs = [sample_spec(rng, family) for _ in range(clips_a_family)]
+            seen = np.stack([look(rendered(spec, PROBE_FRAMES).frames) for spec in specs])
+            for attribute in ATTRIBUTES:
+                if _choices(family, attribute) < 2:
+                    continue
+                labels = [getattr(spec, attribute) for spec in specs]
+                cut = 3 * len(specs) // 4
+                probe = _fit(seen[:cut], labels[:cut])
+                right[attribute] += [
+                    probe.name(one) == label for one, label in zip(seen[cut:], labels[cut:], strict=True)
+                ]
+                self._probes[family, attribute] = _fit(seen, labels)
+        self.rendered_right = {attribute: float(np.mean(hits)) for attribute, hits in right.items()}
+        """Share of rendered clips, not fitted to, of which each attribute is told rightly: the most to be had."""
+
+    def tells(self, family: str, attribute: str) -> bool:
+        return (family, attribute) in self._probes
+
+    def of(self, frames: NDArray[np.uint8], family: str, attribute: str) -> str:
+        return self._probes[family, attribute].name(look(frames))
+
+
+def look(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean colour and mean motion in 8 x 8 fields, of the first frames: (256,)."""
+    tiny = small(frames[:PROBE_FRAMES]).reshape(-1, 8, 8, 8, 8, 3).mean(axis=(2, 4)) / 255
+    motion = np.abs(np.diff(tiny, axis=0)).mean(axis=(0, 3))
+    return np.concatenate([tiny.mean(axis=0).ravel(), 4 * motion.ravel()]).astype(np.float32)
+
+
+def _choices(family: str, attribute: str) -> int:
+    if attribute not in FAMILIES[family].VARIES:
+        return 1
+    return len(TIMES.get(family, ("day", "sunset", "night"))) if attribute == "time_of_day" else 2
+
+
+def _fit(seen: NDArray[np.float32], labels: Sequence[str]) -> _Classes:
+    names = sorted(set(labels))
+    owner = np.array([names.index(label) for label in labels])
+    means = np.stack([seen[owner == index].mean(axis=0) for index in range(len(names))])
+    values, vectors = np.linalg.eigh(np.cov((seen - means[owner]).T))
+    shrunk = 0.9 * np.maximum(values, 0) + 0.1 * values.mean()
+    whiten = (vectors / np.sqrt(shrunk)).astype(np.float32)
+    return _Classes(names, whiten, means @ whiten)
