@@ -1,25 +1,36 @@
-"""Reads a rendered picture: all frames, and the exact frame rate."""
+"""Reads a picture, ours or a stranger's: all frames, evenly spaced, and the frame rate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
 from libs.errors import FailedPrecondition
 
 __all__ = ["Picture", "read_picture"]
 
+MOST_SIDE = 256
+"""Pixels. Larger frames are made smaller while they are read: sound is made from coarser ones still."""
+MOST_PIXELS = 8192 * 4352
+"""A frame of more is refused before it is decoded."""
+MOST_FPS = 240
+MOST_SECONDS = 600
+_TAGGED = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M}
+_BT2020 = (9, 10)
+_SD_HEIGHT = 720
+"""Untagged video below this height is taken for BT.601, other for BT.709, as players do."""
+
 
 @dataclass(frozen=True)
 class Picture:
-    """``frames`` (T, H, W, 3) uint8 RGB; ``fps`` frames a second."""
+    """``frames`` (T, H, W, 3) uint8 RGB, no side above `MOST_SIDE`; ``fps`` frames a second."""
 
     frames: NDArray[np.uint8]
     fps: Fraction
@@ -31,53 +42,109 @@ class Picture:
 
 
 def read_picture(path: Path, *, max_bytes: int, raise_if_cancelled: Callable[[], None]) -> Picture:
-    """Raises FailedPrecondition PICTURE_UNREADABLE, or PICTURE_TOO_LARGE if the frames need more than ``max_bytes``."""
+    """Any MP4 (or MOV): its first video stream, upright, whatever its codec, size, colours and rate.
+
+    Where frames are not evenly spaced, each is shown until the next one. Raises FailedPrecondition PICTURE_UNREADABLE,
+    or PICTURE_TOO_LARGE if the frames read need more than ``max_bytes``, or a limit above is passed.
+    """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), format="mp4") as container:
             stream = container.streams.video[0]
-            fps = stream.average_rate
-            frames = _frames(container.decode(stream), _allowed(stream, max_bytes), raise_if_cancelled)
+            frames = _Frames(_rate(stream), max_bytes)
+            _check_size(stream.codec_context)
+            for frame in container.decode(stream):
+                raise_if_cancelled()
+                frames.show(frame)
     except (av.FFmpegError, IndexError) as error:
         raise _unreadable(str(error)) from error
-    if not frames or not fps:
+    if not frames.shown:
         raise _unreadable("it has no frames")
-    return Picture(np.stack(frames), fps)
+    if (seconds := len(frames.shown) / frames.fps) > MOST_SECONDS:
+        raise _too_large(f"it lasts {float(seconds):.0f} s, more than {MOST_SECONDS}; make it shorter")
+    return Picture(np.stack(frames.shown), frames.fps)
 
 
-def _allowed(stream: av.VideoStream, max_bytes: int) -> int:
-    """Number of frames that fit."""
-    frame_bytes = max(1, stream.codec_context.width * stream.codec_context.height * 3)
-    return max_bytes // frame_bytes
+@dataclass
+class _Frames:
+    """Frames at even intervals, from frames with times."""
 
+    fps: Fraction
+    max_bytes: int
+    shown: list[NDArray[np.uint8]] = field(default_factory=list)
+    _begin: float | None = None
 
-def _frames(
-    decoded: Iterable[av.VideoFrame], allowed: int, raise_if_cancelled: Callable[[], None]
-) -> list[NDArray[np.uint8]]:
-    frames: list[NDArray[np.uint8]] = []
-    for frame in decoded:
-        raise_if_cancelled()
-        if len(frames) == allowed:
-            raise FailedPrecondition(
-                f"the picture has more frames than fit into memory ({allowed}); make it shorter or smaller, or raise "
-                "max_picture_mib",
-                reason="PICTURE_TOO_LARGE",
+    def show(self, frame: av.VideoFrame) -> None:
+        """From its time on; what comes later in the same interval replaces it."""
+        pixels, place = _to_rgb(frame), len(self.shown)
+        if frame.time is not None:
+            self._begin = frame.time if self._begin is None else self._begin
+            place = max(round((frame.time - self._begin) * self.fps), 0)
+        self._hold(place)
+        if place < len(self.shown):
+            self.shown[-1] = pixels
+        else:
+            self._add(pixels)
+        if frame.duration and frame.time_base:
+            self._hold(place + round(frame.duration * frame.time_base * self.fps))
+
+    def _hold(self, count: int) -> None:
+        """The last one until there are ``count``."""
+        while self.shown and len(self.shown) < count:
+            self._add(self.shown[-1])
+
+    def _add(self, pixels: NDArray[np.uint8]) -> None:
+        allowed = self.max_bytes // pixels.nbytes
+        if len(self.shown) >= allowed:
+            raise _too_large(
+                f"it has more frames than fit into memory ({allowed}); make it shorter, or raise max_picture_mib"
             )
-        frames.append(_to_rgb(frame))
-    return frames
+        self.shown.append(pixels)
+
+
+def _rate(stream: av.VideoStream) -> Fraction:
+    rate = stream.average_rate
+    if not rate:
+        raise _unreadable("it has no frame rate")
+    if rate > MOST_FPS:
+        raise _unreadable(f"{float(rate):g} frames a second are more than {MOST_FPS}")
+    return rate
+
+
+def _check_size(context: av.VideoCodecContext) -> None:
+    if context.width * context.height > MOST_PIXELS:
+        raise _too_large(
+            f"its frames of {context.width}x{context.height} have more than {MOST_PIXELS} pixels; make them smaller"
+        )
 
 
 def _to_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """By the BT.709 matrix: `Render` writes nothing else."""
+    """By the matrix and range that the frame is tagged with."""
+    shrink = min(1.0, MOST_SIDE / max(frame.width, frame.height))
     rgb = frame.reformat(
+        width=max(1, round(frame.width * shrink)),
+        height=max(1, round(frame.height * shrink)),
         format="rgb24",
-        src_colorspace=Colorspace.ITU709,
-        src_color_range=ColorRange.MPEG,
+        src_colorspace=_matrix(frame),
+        src_color_range=ColorRange.JPEG if frame.color_range == ColorRange.JPEG else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
+        interpolation=Interpolation.AREA if shrink < 1 else None,
     )
-    return rgb.to_ndarray().astype(np.uint8, copy=False)
+    pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))) if frame.rotation else pixels
+
+
+def _matrix(frame: av.VideoFrame) -> Colorspace:
+    if frame.colorspace in _BT2020:
+        return Colorspace.BT2020
+    guess = Colorspace.ITU601 if frame.height < _SD_HEIGHT else Colorspace.ITU709
+    return _TAGGED.get(int(frame.colorspace), guess)
 
 
 def _unreadable(detail: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"the picture cannot be used: {detail}; pass the reference that Render returned", reason="PICTURE_UNREADABLE"
+        f"the picture cannot be used: {detail}; pass an MP4 with a video stream", reason="PICTURE_UNREADABLE"
     )
+
+
+def _too_large(detail: str) -> FailedPrecondition:
+    return FailedPrecondition(f"the picture is too large: {detail}", reason="PICTURE_TOO_LARGE")

@@ -75,7 +75,9 @@ class SynthesizeRequest(_message.Message):
 
     @_builtins.property
     def picture(self) -> _artifact_pb2.Artifact:
-        """The silent picture that `Render` made, `video/mp4`."""
+        """The silent picture that `Render` made, or any other MP4 of at most 600 s, `video/mp4`: its first video stream counts,
+        upright, whatever its codec, size, colours and rate, and its sound is not listened to.
+        """
 
     @_builtins.property
     def latents(self) -> _artifact_pb2.Artifact:

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AudioServiceStub:
-    """Makes the sound of a rendered picture.
+    """Makes the sound of a picture, ours or a stranger's.
     """
 
     def __init__(self, channel):
@@ -48,13 +48,13 @@ class AudioServiceStub:
 
 
 class AudioServiceServicer:
-    """Makes the sound of a rendered picture.
+    """Makes the sound of a picture, ours or a stranger's.
     """
 
     def Synthesize(self, request, context):
         """Synthesises stereo sound at 48 kHz, exactly as long as the picture, from its frames and the prompt. The same request
-        gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered or
-        unreadable picture.
+        gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered,
+        unreadable or too large picture.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,7 +92,7 @@ def add_AudioServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AudioService:
-    """Makes the sound of a rendered picture.
+    """Makes the sound of a picture, ours or a stranger's.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AudioServiceStub:
-    """Makes the sound of a rendered picture."""
+    """Makes the sound of a picture, ours or a stranger's."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,8 +35,8 @@ class AudioServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AudioServiceAsyncStub: ...
     Synthesize: _grpc.UnaryStreamMultiCallable[_audio_pb2.SynthesizeRequest, _audio_pb2.SynthesizeResponse]
     """Synthesises stereo sound at 48 kHz, exactly as long as the picture, from its frames and the prompt. The same request
-    gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered or
-    unreadable picture.
+    gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered,
+    unreadable or too large picture.
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_audio_pb2.StopRequest, _audio_pb2.StopResponse]
     """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
@@ -47,13 +47,13 @@ class AudioServiceStub:
 
 @_typing.type_check_only
 class AudioServiceAsyncStub(AudioServiceStub):
-    """Makes the sound of a rendered picture."""
+    """Makes the sound of a picture, ours or a stranger's."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Synthesize: _aio.UnaryStreamMultiCallable[_audio_pb2.SynthesizeRequest, _audio_pb2.SynthesizeResponse]  # type: ignore[assignment]
     """Synthesises stereo sound at 48 kHz, exactly as long as the picture, from its frames and the prompt. The same request
-    gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered or
-    unreadable picture.
+    gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered,
+    unreadable or too large picture.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_audio_pb2.StopRequest, _audio_pb2.StopResponse]  # type: ignore[assignment]
     """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
@@ -63,7 +63,7 @@ class AudioServiceAsyncStub(AudioServiceStub):
     """
 
 class AudioServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes the sound of a rendered picture."""
+    """Makes the sound of a picture, ours or a stranger's."""
 
     @_abc_1.abstractmethod
     def Synthesize(
@@ -72,8 +72,8 @@ class AudioServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audio_pb2.SynthesizeResponse], _abc.AsyncIterator[_audio_pb2.SynthesizeResponse]]:
         """Synthesises stereo sound at 48 kHz, exactly as long as the picture, from its frames and the prompt. The same request
-        gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered or
-        unreadable picture.
+        gives the same samples. Errors: NOT_FOUND for an unknown model, FAILED_PRECONDITION for a missing, altered,
+        unreadable or too large picture.
         """
 
     @_abc_1.abstractmethod
