@@ -119,7 +119,8 @@ def test_what_cannot_be_read_says_what_to_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "most_frames", "says"), [(range(30), 20, "fit into memory"), ([0, 25 * 700, 25 * 1400], 99, "more than 600")]
+    ("times", "most_frames", "says"),
+    [(range(30), 20, "fit into memory"), ([0, 25 * 700, 25 * 1400], 99, "more than 600")],
 )
 def test_what_is_too_long_is_refused(tmp_path: Path, times: Sequence[int], most_frames: int, says: str) -> None:
     path = write(tmp_path / "long.mp4", [flat(RED)] * len(times), times=times)
