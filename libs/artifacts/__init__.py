@@ -10,7 +10,7 @@ from libs.artifacts.opening import open_store
 from libs.artifacts.ref import AttemptPrefix, Ref, Stored, checked_key
 from libs.artifacts.s3 import S3Address, S3Store
 from libs.artifacts.store import Store
-from libs.artifacts.tensors import TENSORS_MEDIA_TYPE, get_tensors, put_tensors
+from libs.artifacts.tensors import TENSORS_MEDIA_TYPE, get_tensors, put_tensors, to_safetensors
 
 __all__ = [
     "TENSORS_MEDIA_TYPE",
@@ -29,4 +29,5 @@ __all__ = [
     "put_tensors",
     "ref_from_proto",
     "ref_to_proto",
+    "to_safetensors",
 ]

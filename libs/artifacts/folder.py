@@ -70,6 +70,9 @@ class FolderStore:
             self._remove_empty_folders(path)
         return len(doomed)
 
+    def uri_of(self, key: str) -> str:
+        return (self._folder / checked_key(key)).as_uri()
+
     def key_of(self, ref: Ref) -> str:
         return self._path_of(ref).relative_to(self._folder).as_posix()
 

@@ -66,6 +66,9 @@ class MemoryStore:
                 self._times.pop(uri, None)
         return len(uris)
 
+    def uri_of(self, key: str) -> str:
+        return self._root + checked_key(key)
+
     def key_of(self, ref: Ref) -> str:
         if not ref.uri.startswith(self._root):
             raise missing(ref)

@@ -120,6 +120,9 @@ class S3Store:
             raise _unavailable(f"{len(failures)} of {len(doomed)} objects could not be deleted: {failures[0].message}")
         return len(doomed)
 
+    def uri_of(self, key: str) -> str:
+        return self._root + checked_key(key)
+
     def key_of(self, ref: Ref) -> str:
         key = ref.uri.removeprefix(self._root)
         try:

@@ -57,6 +57,10 @@ class Store(Protocol):
         """Delete these artifacts and return how many were asked for; one that is gone already is no error."""
         ...
 
+    def uri_of(self, key: str) -> str:
+        """The ``uri`` of what is written under ``key``, whether there is anything or not."""
+        ...
+
     def key_of(self, ref: Ref) -> str:
         """The key that ``ref`` was written under; FailedPrecondition ARTIFACT_MISSING when it is not of this store."""
         ...

@@ -12,15 +12,19 @@ from libs.artifacts.ref import Ref
 from libs.artifacts.store import Store
 from libs.errors import FailedPrecondition
 
-__all__ = ["TENSORS_MEDIA_TYPE", "get_tensors", "put_tensors"]
+__all__ = ["TENSORS_MEDIA_TYPE", "get_tensors", "put_tensors", "to_safetensors"]
 
 TENSORS_MEDIA_TYPE = "application/vnd.safetensors"
 
 
 def put_tensors(store: Store, key: str, tensors: Mapping[str, np.ndarray]) -> Ref:
     """Write ``tensors``; equal arrays give equal bytes, because names are written in sorted order."""
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    return store.put(key, save(ordered), TENSORS_MEDIA_TYPE)
+    return store.put(key, to_safetensors(tensors), TENSORS_MEDIA_TYPE)
+
+
+def to_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """What `put_tensors` writes."""
+    return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
 
 
 def get_tensors(store: Store, ref: Ref) -> dict[str, np.ndarray]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from libs.families.modular import BlockState, Components, InputParam, ModularPipelineBlocks
+from libs.families.resuming import copied
 from libs.families.step import Step
 from libs.families.stopping import LoopStopped
 
@@ -45,6 +47,8 @@ class StepEnds(ModularPipelineBlocks):
         return [
             InputParam("on_step", required=True),
             InputParam("preview_every_steps", default=0, type_hint=int, description="0: no previews"),
+            InputParam("generator", required=True),
+            InputParam("resume", description="LoopState of an earlier run to go on from"),
         ]
 
     def __call__(
@@ -57,8 +61,9 @@ class StepEnds(ModularPipelineBlocks):
         seconds = time.perf_counter() - block_state.step_began
         every = block_state.preview_every_steps
         preview = self.preview(components, block_state, i) if every > 0 and (i + 1) % every == 0 else None
+        state = partial(copied, i + 1, components, block_state)
         try:
-            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview))
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state))
         except Exception as error:
             raise LoopStopped(error) from error
         return components, block_state

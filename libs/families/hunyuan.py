@@ -46,6 +46,7 @@ from libs.families.modular import (
     PipelineState,
     SequentialPipelineBlocks,
 )
+from libs.families.resuming import Resumable
 from libs.families.shape import Shape, VaeShapeStep
 
 __all__ = [
@@ -173,12 +174,12 @@ class HunyuanEncodeBlocks(SequentialPipelineBlocks):
     block_names = ("text_encoder", "first_frame")
 
 
-class HunyuanTextLoop(HunyuanVideo15DenoiseStep):  # type: ignore[misc]  # diffusers is untyped
+class HunyuanTextLoop(Resumable, HunyuanVideo15DenoiseStep):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (StepBegins, *HunyuanVideo15DenoiseStep.block_classes, StepEnds)
     block_names = ("begins", *HunyuanVideo15DenoiseStep.block_names, "ends")
 
 
-class HunyuanImageLoop(HunyuanVideo15Image2VideoDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
+class HunyuanImageLoop(Resumable, HunyuanVideo15Image2VideoDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (StepBegins, *HunyuanVideo15Image2VideoDenoiseStep.block_classes, StepEnds)
     block_names = ("begins", *HunyuanVideo15Image2VideoDenoiseStep.block_names, "ends")
 

@@ -39,6 +39,7 @@ from libs.families.modular import (
     PipelineState,
     SequentialPipelineBlocks,
 )
+from libs.families.resuming import Resumable
 from libs.families.shape import Shape
 
 __all__ = [
@@ -182,12 +183,12 @@ class LTXEncodeBlocks(SequentialPipelineBlocks):
     block_names = ("text_encoder", "first_frame")
 
 
-class LTXTextLoop(LTXDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
+class LTXTextLoop(Resumable, LTXDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (StepBegins, *LTXDenoiseStep.block_classes, StepEnds)
     block_names = ("begins", *LTXDenoiseStep.block_names, "ends")
 
 
-class LTXImageLoop(LTXImage2VideoDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
+class LTXImageLoop(Resumable, LTXImage2VideoDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (StepBegins, *LTXImage2VideoDenoiseStep.block_classes, StepEnds)
     block_names = ("begins", *LTXImage2VideoDenoiseStep.block_names, "ends")
 

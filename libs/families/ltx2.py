@@ -54,6 +54,7 @@ from libs.families.modular import (
     PipelineState,
     SequentialPipelineBlocks,
 )
+from libs.families.resuming import Resumable
 from libs.families.shape import Shape, VaeShapeStep
 
 __all__ = [
@@ -224,12 +225,12 @@ class LTX2EncodeBlocks(SequentialPipelineBlocks):
     block_names = ("text_encoder", "connectors", "first_frame")
 
 
-class LTX2TextLoop(LTX2DenoiseLoopWrapper):  # type: ignore[misc]  # diffusers is untyped
+class LTX2TextLoop(Resumable, LTX2DenoiseLoopWrapper):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (StepBegins, LTX2LoopBeforeDenoiser, LTX2BatchedDenoiser, LTX2LoopAfterDenoiser, StepEnds)
     block_names = ("begins", "before_denoiser", "denoiser", "after_denoiser", "ends")
 
 
-class LTX2ImageLoop(LTX2DenoiseLoopWrapper):  # type: ignore[misc]  # diffusers is untyped
+class LTX2ImageLoop(Resumable, LTX2DenoiseLoopWrapper):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (
         StepBegins,
         LTX2Image2VideoLoopBeforeDenoiser,

@@ -21,7 +21,7 @@ from libs.families.diorama.denoising import to_uint8
 from libs.families.guidance import BatchedGuidance, RowsTransformer
 from libs.families.loading import Lazy
 from libs.families.modular import Components, Module, SchedulerMixin
-from libs.families.step import OnStep
+from libs.families.step import LoopState, OnStep
 from libs.families.stopping import LoopStopped
 from libs.families.table import StageBlocks, family_named
 
@@ -84,10 +84,12 @@ class DenoisePipeline:
         seed: int,
         preview_every_steps: int,
         on_step: OnStep,
+        resume: LoopState | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """Denoise one video: {"latents": (1, C, F, h, w) float32}; the same arguments give the same bits.
 
-        ``on_step`` is called after each step; what it raises ends the loop and is raised here. Raises
+        ``resume``: the state after a step of an earlier run with the same arguments, to go on from; the bits are the
+        same again. ``on_step`` is called after each step; what it raises ends the loop and is raised here. Raises
         FailedPrecondition when ``conditioning`` does not fit.
         """
         self._family.check_conditioning(conditioning, self._components, width, height)
@@ -104,6 +106,7 @@ class DenoisePipeline:
             "generator": torch.Generator("cpu").manual_seed(seed),
             "preview_every_steps": preview_every_steps,
             "on_step": on_step,
+            "resume": resume,
         }
         try:
             outputs = _run(self._family.denoise, components, tensors | inputs)

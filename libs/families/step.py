@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OnStep", "Step"]
+__all__ = ["LoopState", "OnStep", "Step"]
+
+LoopState: TypeAlias = Mapping[str, NDArray[Any]]
+"""All that a loop carries from one step to the next, by name: latents, scheduler, generator, number of steps done."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,9 @@ class Step:
     index: int
     total: int
     seconds: float
-    preview: NDArray[np.uint8] | None = None
+    preview: NDArray[np.uint8] | None
+    state: Callable[[], LoopState]
+    """Copies the loop's state; to be called before ``on_step`` returns."""
 
 
 OnStep = Callable[[Step], None]

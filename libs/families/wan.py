@@ -57,6 +57,7 @@ from libs.families.modular import (
     SequentialPipelineBlocks,
     WanDenoiseLoopWrapper,
 )
+from libs.families.resuming import Resumable
 from libs.families.shape import Shape, VaeShapeStep
 
 __all__ = [
@@ -260,17 +261,17 @@ class Wan5BEncodeBlocks(SequentialPipelineBlocks):
     block_names = ("text_encoder", "first_frame")
 
 
-class WanTextLoop(Wan22DenoiseStep):  # type: ignore[misc]  # diffusers is untyped
+class WanTextLoop(Resumable, Wan22DenoiseStep):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (StepBegins, *Wan22DenoiseStep.block_classes, StepEnds)
     block_names = ("begins", *Wan22DenoiseStep.block_names, "ends")
 
 
-class WanImageLoop(Wan22Image2VideoDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
+class WanImageLoop(Resumable, Wan22Image2VideoDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
     block_classes = (StepBegins, *Wan22Image2VideoDenoiseStep.block_classes, StepEnds)
     block_names = ("begins", *Wan22Image2VideoDenoiseStep.block_names, "ends")
 
 
-class Wan5BLoop(WanDenoiseLoopWrapper):
+class Wan5BLoop(Resumable, WanDenoiseLoopWrapper):
     block_classes = (StepBegins, WanTokenTimesteps, WanTokenDenoiser, WanLoopAfterDenoiser, StepEnds)
     block_names = ("begins", "before_denoiser", "denoiser", "after_denoiser", "ends")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
 from diffusers.modular_pipelines.wan.denoise import WanImage2VideoLoopBeforeDenoiser, WanLoopAfterDenoiser
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
 from libs.families.diorama.positions import position_channels
+from libs.families.events import StepBegins, StepEnds
 from libs.families.modular import (
     BlockState,
     Components,
@@ -24,15 +24,13 @@ from libs.families.modular import (
     PipelineState,
     WanDenoiseLoopWrapper,
 )
-from libs.families.step import Step
-from libs.families.stopping import LoopStopped
+from libs.families.resuming import Resumable
 
 __all__ = [
     "BatchedGuidanceDenoiser",
     "DioramaDenoiseLoop",
     "DioramaKeepFirstFrameStep",
     "DioramaPrepareStep",
-    "StepEvents",
     "to_uint8",
 ]
 
@@ -136,7 +134,6 @@ class BatchedGuidanceDenoiser(ModularPipelineBlocks):
         i: int,
         t: Tensor,
     ) -> tuple[Components, BlockState]:
-        block_state.step_began = time.perf_counter()
         sigma = components.scheduler.sigmas[i]
         rows = block_state.encoder_hidden_states.shape[0] if sigma >= GUIDED_FROM else 1
         layout = sigma >= BOUNDARY
@@ -155,14 +152,10 @@ class BatchedGuidanceDenoiser(ModularPipelineBlocks):
         return components, block_state
 
 
-class StepEvents(ModularPipelineBlocks):
-    """Last in the loop: tells of the step, now and then with a preview. What the listener raises ends the loop."""
+class DioramaStepEnds(StepEnds):
+    """Draws previews with the linear part of the autoencoder."""
 
     model_name = "diorama"
-
-    @property
-    def description(self) -> str:
-        return "Step within the loop that calls `on_step` with a `Step`"
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
@@ -170,39 +163,23 @@ class StepEvents(ModularPipelineBlocks):
 
     @property
     def inputs(self) -> list[InputParam]:
-        return [
-            InputParam("on_step", required=True),
-            InputParam("preview_every_steps", default=0, type_hint=int, description="0: no previews"),
-            InputParam("latents", required=True, type_hint=Tensor),
-        ]
+        return [*super().inputs, InputParam("latents", required=True, type_hint=Tensor)]
 
-    def __call__(
-        self,
-        components: Components,
-        block_state: BlockState,
-        i: int,
-        t: Tensor,  # noqa: ARG002  # the loop passes both by name
-    ) -> tuple[Components, BlockState]:
-        seconds = time.perf_counter() - block_state.step_began
-        every = block_state.preview_every_steps
-        due = every > 0 and (i + 1) % every == 0
-        preview = _preview(components, block_state, components.scheduler.sigmas[i]) if due else None
-        try:
-            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview))
-        except Exception as error:
-            raise LoopStopped(error) from error
-        return components, block_state
+    @override
+    def preview(self, components: Components, block_state: BlockState, i: int) -> NDArray[np.uint8]:
+        return _preview(components, block_state, components.scheduler.sigmas[i])
 
 
-class DioramaDenoiseLoop(WanDenoiseLoopWrapper):
+class DioramaDenoiseLoop(Resumable, WanDenoiseLoopWrapper):
     model_name = "diorama"
     block_classes = (
+        StepBegins,
         WanImage2VideoLoopBeforeDenoiser,
         BatchedGuidanceDenoiser,
         WanLoopAfterDenoiser,
-        StepEvents,
+        DioramaStepEnds,
     )
-    block_names = ("before_denoiser", "denoiser", "after_denoiser", "step_events")
+    block_names = ("begins", "before_denoiser", "denoiser", "after_denoiser", "ends")
 
 
 class DioramaKeepFirstFrameStep(ModularPipelineBlocks):

@@ -1,0 +1,92 @@
+"""A loop that goes on from any step of an earlier one ends with the same bits, whatever its scheduler remembers."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from libs.artifacts import to_safetensors
+from libs.families import Step, load_denoise, load_encode
+from libs.families.resuming import steps_done
+from libs.families.step import LoopState
+from tests.support.tiny_diorama import write_tiny_diorama
+from tests.support.tiny_families import TINY, write_tiny
+
+STEPS = 4
+IMAGE = ("wan22-i2v", "hunyuan15-i2v")
+"""Models that want a first frame; the others are given one too where they take it."""
+CASES = ["diorama", *TINY]
+SCHEDULERS = {
+    "UniPC": UniPCMultistepScheduler(
+        solver_order=3, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    ),
+    "DPM++": DPMSolverMultistepScheduler(
+        solver_order=3, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    ),
+}
+"""With memory of earlier steps."""
+
+
+def written(models: Path, name: str) -> tuple[Path, str]:
+    model_dir = write_tiny_diorama(models) if name == "diorama" else write_tiny(models, name)
+    return model_dir, json.loads((model_dir / "soundstage.json").read_text())["family"]
+
+
+def arguments_of(model_dir: Path) -> dict[str, Any]:
+    card = json.loads((model_dir / "soundstage.json").read_text())
+    defaults = card["defaults"]
+    size = {"width": defaults["width"], "height": defaults["height"]}
+    return {**size, "num_frames": 9, "fps": defaults["fps"], "num_inference_steps": STEPS, "seed": 5}
+
+
+def run(
+    denoise: Any, conditioning: Any, on_step: Any, arguments: dict[str, Any], resume: LoopState | None = None
+) -> Any:
+    return denoise(conditioning, guidance_scale=3.0, preview_every_steps=0, on_step=on_step, resume=resume, **arguments)
+
+
+def check_every_step(denoise: Any, model_dir: Path, family: str, image: NDArray[np.uint8] | None) -> None:
+    arguments = arguments_of(model_dir)
+    conditioning = load_encode(model_dir, family)(
+        "a red ball rolls", "blur", image, arguments["width"], arguments["height"], arguments["num_frames"]
+    )
+    states: list[LoopState] = []
+    run = partial(denoise, conditioning, guidance_scale=3.0, preview_every_steps=0, **arguments)
+    whole = run(on_step=lambda step: states.append(load(to_safetensors(step.state()))))
+    assert [steps_done(state) for state in states] == list(range(1, STEPS + 1))
+    for done, state in enumerate(states, 1):
+        seen: list[Step] = []
+        resumed = run(on_step=seen.append, resume=state)
+        assert [step.index for step in seen] == list(range(done + 1, STEPS + 1))
+        assert resumed.keys() == whole.keys()
+        for name in whole:
+            np.testing.assert_array_equal(resumed[name], whole[name], err_msg=f"{name}, from step {done}")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_family_goes_on_from_every_step(tmp_path: Path, name: str) -> None:
+    model_dir, family = written(tmp_path, name)
+    size = arguments_of(model_dir)
+    noise = np.random.default_rng(0).integers(0, 255, (size["height"], size["width"], 3), dtype=np.uint8)
+    takes_image = json.loads((model_dir / "soundstage.json").read_text())["image_to_video"]
+    denoise = load_denoise(model_dir, family)
+    if name not in IMAGE:
+        check_every_step(denoise, model_dir, family, None)
+    if takes_image:
+        check_every_step(denoise, model_dir, family, noise)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_schedulers_with_a_history_go_on(tmp_path: Path, scheduler: Any) -> None:
+    model_dir, family = written(tmp_path, "wan22-t2v")
+    denoise = load_denoise(model_dir, family)
+    denoise._components["scheduler"] = scheduler
+    check_every_step(denoise, model_dir, family, None)
