@@ -16,6 +16,7 @@ from bench.results import Results, show, write
 BENCHMARKS = {
     "stages": "bench.stages",
     "denoise": "bench.denoise",
+    "steps": "bench.steps",
     "triton": "bench.triton",
     "scenes": "bench.scenes",
     "prompts": "bench.prompts",

@@ -56,7 +56,10 @@ def run(options: Options) -> Results:
     model_dir, steps = options.models / FAMILY, options.steps or STEPS
     conditioning = load_encode(model_dir, FAMILY)(PROMPT, "", None, SIZE, SIZE, NUM_FRAMES)
     bare = BareLoop(model_dir, conditioning, steps, options.seed)
-    with tempfile.TemporaryDirectory(prefix="soundstage-bench-") as folder, _service(Path(folder), options) as address:
+    with (
+        tempfile.TemporaryDirectory(prefix="soundstage-bench-") as folder,
+        served(Path(folder), options) as (_, address),
+    ):
         contenders: dict[str, Contender] = {
             "bare": bare.batched,
             "bare_two_calls": bare.two_calls,
@@ -152,7 +155,7 @@ class Service:
 
     def _request(self) -> pb.DenoiseRequest:
         return pb.DenoiseRequest(
-            attempt=artifact_pb2.Attempt(tenant="bench", video_id="bench", attempt=f"a{self._calls}"),
+            attempt=artifact_pb2.Attempt(tenant="bench", video_id=f"bench{self._calls}", attempt="a1"),
             model=FAMILY,
             conditioning=ref_to_proto(self._conditioning),
             width=SIZE,
@@ -173,8 +176,8 @@ class Service:
 
 
 @contextmanager
-def _service(folder: Path, options: Options) -> Iterator[str]:
-    """The denoiser in a process of its own, with the threads that this process has; its address."""
+def served(folder: Path, options: Options) -> Iterator[tuple[Process, str]]:
+    """The denoiser in a process of its own, with the threads that this process has, and its address."""
     port = free_ports(1)[0]
     environment = {
         **os.environ,
@@ -188,7 +191,7 @@ def _service(folder: Path, options: Options) -> Iterator[str]:
     process = start("denoiser", command, environment, folder=REPOSITORY, port=port, log=log, end_with_parent=True)
     try:
         _wait(process)
-        yield f"127.0.0.1:{port}"
+        yield process, f"127.0.0.1:{port}"
     finally:
         stop([process], grace_seconds=30.0)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from libs.families.cache import Card, PipelineCache
 from libs.families.sounding import Intent, JointSound, SoundPipeline
-from libs.families.step import Step
+from libs.families.step import LoopState, Step, steps_done
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +26,7 @@ __all__ = [
     "Card",
     "Intent",
     "JointSound",
+    "LoopState",
     "PipelineCache",
     "SoundPipeline",
     "Step",
@@ -36,6 +37,7 @@ __all__ = [
     "load_remote_transformers",
     "load_sentences",
     "load_sound",
+    "steps_done",
     "use_threads",
 ]
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from libs.families.modular import BlockState, Components
-from libs.families.step import LoopState
+from libs.families.step import STEPS_DONE, LoopState, steps_done
 
-__all__ = ["Resumable", "steps_done"]
+__all__ = ["Resumable", "copied"]
 
 CARRIED = ("latents", "audio_latents")
 """What loops hand from step to step in their block state."""
 SCHEDULERS = ("scheduler", "audio_scheduler")
 NUMBERS: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
-NOTHING, STEPS, GENERATOR = "none", "steps/int", "generator"
+NOTHING, GENERATOR = "none", "generator"
 
 
 class Resumable:
@@ -42,10 +42,6 @@ class Resumable:
         return components, state
 
 
-def steps_done(loop: LoopState) -> int:
-    return int(loop[STEPS][0])
-
-
 def copied(steps: int, components: Components, state: BlockState) -> dict[str, NDArray[Any]]:
     """The state after so many steps."""
     kept: dict[str, Any] = {name: getattr(state, name) for name in CARRIED if hasattr(state, name)}
@@ -54,7 +50,7 @@ def copied(steps: int, components: Components, state: BlockState) -> dict[str, N
         if scheduler is not None:
             kept |= {f"{name}/{attribute}": value for attribute, value in vars(scheduler).items()}
     kept[GENERATOR] = state.generator.get_state()
-    return {STEPS: np.array([steps]), **{key: array for name in kept for key, array in _flat(name, kept[name])}}
+    return {STEPS_DONE: np.array([steps]), **{key: array for name in kept for key, array in _flat(name, kept[name])}}
 
 
 def _put_back(loop: LoopState, components: Components, state: BlockState) -> None:

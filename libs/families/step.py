@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LoopState", "OnStep", "Step"]
+__all__ = ["STEPS_DONE", "LoopState", "OnStep", "Step", "steps_done"]
 
 LoopState: TypeAlias = Mapping[str, NDArray[Any]]
 """All that a loop carries from one step to the next, by name: latents, scheduler, generator, number of steps done."""
+STEPS_DONE = "steps/int"
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,7 @@ class Step:
 
 OnStep = Callable[[Step], None]
 """Called between steps, in the thread of the loop. What it raises stops the loop and reaches the loop's caller."""
+
+
+def steps_done(state: LoopState) -> int:
+    return int(state[STEPS_DONE][0])

@@ -73,6 +73,7 @@ async def serve(
     endpoints: Sequence[Endpoint],
     *,
     start: _Hook | None = None,
+    ending: Callable[[], None] = lambda: None,
     stop: _Hook | None = None,
     registry: CollectorRegistry = REGISTRY,
 ) -> None:
@@ -80,7 +81,9 @@ async def serve(
     stopping = asyncio.Event()
     with _on_signal(stopping.set):
         start_or_stop = _unless(stopping, start)
-        async with running(settings, endpoints, start=start_or_stop, stop=stop, registry=registry) as server:
+        async with running(
+            settings, endpoints, start=start_or_stop, ending=ending, stop=stop, registry=registry
+        ) as server:
             _log.info("serving", extra={"address": server.address, "metrics_port": server.metrics_port})
             await stopping.wait()
             _log.info("stopping", extra={"grace_seconds": settings.grace_seconds})
@@ -93,10 +96,13 @@ async def running(
     endpoints: Sequence[Endpoint],
     *,
     start: _Hook | None = None,
+    ending: Callable[[], None] = lambda: None,
     stop: _Hook | None = None,
     registry: CollectorRegistry = REGISTRY,
 ) -> AsyncIterator[RunningServer]:
-    """A server that listens; health says SERVING once ``start`` is done. ``stop`` runs after the last call.
+    """A server that listens; health says SERVING once ``start`` is done.
+
+    ``ending`` is called when the grace of the calls in flight begins, ``stop`` runs after the last of them.
 
     On leaving: health says NOT_SERVING, new calls get UNAVAILABLE, those in flight have ``settings.grace_seconds``.
     """
@@ -116,6 +122,7 @@ async def running(
                 await servicer.set(name, _SERVING)
             yield RunningServer(settings.host, port, metrics_port, servicer)
         finally:
+            ending()
             await _stop(server, servicer, settings.grace_seconds)
             if stop is not None:
                 await stop()

@@ -10,6 +10,7 @@ from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, use_threads
 from libs.serving import Endpoint, configure_logging, serve
+from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.servicer import SERVICE_NAME, DenoiserServicer
@@ -28,7 +29,9 @@ async def main() -> None:
     )
     catalog = Catalog.read(settings.models_dir)
     async with opened_loader(settings, catalog) as load:
-        denoiser = Denoiser(store, catalog, PipelineCache(load), DenoiserMetrics(), settings.max_active_videos)
+        metrics = DenoiserMetrics()
+        checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
+        denoiser = Denoiser(store, catalog, PipelineCache(load), metrics, checkpoints, settings.capacity)
         servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
 
         async def start() -> None:
@@ -36,9 +39,8 @@ async def main() -> None:
             models = catalog.names() if settings.warm_models is None else settings.warm_models
             await asyncio.to_thread(denoiser.warm, models)
 
-        await serve(
-            settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)], start=start
-        )
+        endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
+        await serve(settings, [endpoint], start=start, ending=checkpoints.hurry)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from soundstage.artifact.v1 import artifact_pb2
 from soundstage.denoiser.v1 import denoiser_pb2 as pb
 
 from libs.artifacts import prefix_from_proto, ref_from_proto, ref_to_proto
 from libs.serving import Done, Heartbeat
-from services.denoiser.denoise import Denoised, DenoiseJob, Preview, StepDone
+from services.denoiser.checkpoints import Written
+from services.denoiser.denoise import Denoised, DenoiseJob, Preview, Queued, StepDone
 
 __all__ = ["job_from_proto", "response_to_proto"]
 
 
 def job_from_proto(request: pb.DenoiseRequest) -> DenoiseJob:
-    """``priority`` and ``deadline`` are not read: videos take turns, step by step, in order of asking."""
     return DenoiseJob(
         prefix=prefix_from_proto(request.attempt, "denoise"),
         model=request.model,
@@ -26,6 +28,8 @@ def job_from_proto(request: pb.DenoiseRequest) -> DenoiseJob:
         guidance_scale=request.guidance_scale,
         seed=request.seed,
         preview_every_steps=request.preview_every_steps,
+        priority=request.priority or pb.PRIORITY_STANDARD,
+        deadline=request.deadline.ToNanoseconds() / 1e9 if request.HasField("deadline") else math.inf,
         checkpoint=ref_from_proto(request.checkpoint) if request.HasField("checkpoint") else None,
     )
 
@@ -39,6 +43,10 @@ def response_to_proto(event: object) -> pb.DenoiseResponse:
             return pb.DenoiseResponse(progress=pb.DenoiseProgress(progress=progress, step_seconds=seconds))
         case Preview(step, jpeg):
             return pb.DenoiseResponse(preview=pb.DenoisePreview(step=step, jpeg=jpeg))
+        case Queued(before):
+            return pb.DenoiseResponse(queued=pb.DenoiseQueued(before=before))
+        case Written(step, ref):
+            return pb.DenoiseResponse(checkpoint=pb.DenoiseCheckpoint(step=step, checkpoint=ref_to_proto(ref)))
         case Done(Denoised(latents, load_seconds), wall_seconds):
             usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds)
             return pb.DenoiseResponse(result=pb.DenoiseResult(latents=ref_to_proto(latents), usage=usage))

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from libs.artifacts import AttemptPrefix, Ref, Store, get_tensors, put_tensors
 from libs.catalog import Catalog, ModelCard
-from libs.errors import FieldViolation, InvalidRequest, ResourceExhausted
-from libs.families import PipelineCache, Step
+from libs.errors import ResourceExhausted
+from libs.families import LoopState, PipelineCache, Step, steps_done
 from libs.serving import Stage
 from libs.triton import Call, calling
+from services.denoiser.checkpoints import Checkpoints, Keeper, fingerprint_of
 from services.denoiser.limits import check_limits
+from services.denoiser.line import Line, Place, Urgency
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.preview import to_jpeg
-from services.denoiser.turns import Turn, Turns
 
 if TYPE_CHECKING:
     from libs.families.pipelines import DenoisePipeline
 
-__all__ = ["DenoiseJob", "Denoised", "Denoiser", "Preview", "StepDone"]
+__all__ = ["Capacity", "DenoiseJob", "Denoised", "Denoiser", "Preview", "Queued", "StepDone"]
 
 
 @dataclass(frozen=True)
 class DenoiseJob:
-    """One request. Sizes in pixels, fps in frames a second."""
+    """One request. Sizes in pixels, fps in frames a second, ``deadline`` in seconds since the epoch or infinite."""
 
     prefix: AttemptPrefix
     model: str
@@ -41,12 +40,14 @@ class DenoiseJob:
     guidance_scale: float
     seed: int
     preview_every_steps: int
+    priority: int
+    deadline: float
     checkpoint: Ref | None = None
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """Step ``step`` of ``total_steps`` took ``seconds``; step 0: the work has begun."""
+    """Step ``step`` of ``total_steps`` took ``seconds``; 0 seconds: the work begins, with so many steps done before."""
 
     step: int
     total_steps: int
@@ -60,9 +61,25 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """Videos that come before this one."""
+
+    before: int
+
+
+@dataclass(frozen=True)
 class Denoised:
     latents: Ref
     load_seconds: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many videos are at work, wait, and step at the same time."""
+
+    active: int
+    waiting: int
+    steps_at_once: int
 
 
 class Denoiser:
@@ -72,16 +89,16 @@ class Denoiser:
         catalog: Catalog,
         pipelines: PipelineCache[DenoisePipeline],
         metrics: DenoiserMetrics,
-        max_active_videos: int,
+        checkpoints: Checkpoints,
+        capacity: Capacity,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._pipelines = pipelines
         self._metrics = metrics
-        self._max_active_videos = max_active_videos
-        self._turns = Turns()
-        self._lock = threading.Lock()
-        self._active = 0
+        self._checkpoints = checkpoints
+        self._capacity = capacity
+        self._places, self._turns = Line(capacity.active), Line(capacity.steps_at_once)
 
     def warm(self, models: Iterable[str]) -> None:
         """Load models before the first request."""
@@ -89,20 +106,29 @@ class Denoiser:
             self._load(self._catalog.get(name))
 
     def denoise(self, job: DenoiseJob, stage: Stage) -> Denoised:
-        """Write `latents.safetensors`.
+        """Write `latents.safetensors`, going on from the newest checkpoint of an earlier attempt.
 
-        Raises NotFound, InvalidRequest, FailedPrecondition (the conditioning is missing, altered or does not fit),
-        ResourceExhausted, and what the store raises.
+        Raises NotFound, InvalidRequest, FailedPrecondition (the conditioning or the given checkpoint is missing,
+        altered or does not fit), ResourceExhausted, and what the store raises.
         """
         card = self._catalog.get(job.model)
         check_limits(job, card)
-        _refuse_checkpoint(job)
-        with self._place():
+        self._refuse_a_crowd()
+        urgency = Urgency(job.priority, job.deadline)
+        with (
+            Place(self._places, urgency, stage.raise_if_cancelled, lambda before: stage.emit(Queued(before))),
+            self._metrics.at_work(),
+        ):
             conditioning = get_tensors(self._store, job.conditioning)
             pipeline, load_seconds = self._load(card)
-            stage.emit(StepDone(0, job.num_inference_steps, 0.0))
+            fingerprint = fingerprint_of(job, card.path)
+            resume, keeper = self._resume(job, fingerprint), self._checkpoints.keeper(job, fingerprint)
+            stage.emit(StepDone(steps_done(resume) if resume else 0, job.num_inference_steps, 0.0))
             began = time.perf_counter()
-            with Turn(self._turns, stage.raise_if_cancelled) as turn, calling(Call(stage.raise_if_cancelled)):
+            with (
+                Place(self._turns, urgency, stage.raise_if_cancelled) as turn,
+                calling(Call(stage.raise_if_cancelled)),
+            ):
                 tensors = pipeline(
                     conditioning,
                     width=job.width,
@@ -113,54 +139,45 @@ class Denoiser:
                     guidance_scale=job.guidance_scale,
                     seed=job.seed,
                     preview_every_steps=job.preview_every_steps,
-                    on_step=lambda step: self._between_steps(step, job, stage, turn),
+                    on_step=lambda step: self._between_steps(step, job, stage, turn, keeper),
+                    resume=resume,
                 )
             self._metrics.denoised(card.name, time.perf_counter() - began)
             latents = put_tensors(self._store, job.prefix.key("latents.safetensors"), tensors)
+            keeper.clear()
         return Denoised(latents, load_seconds)
 
-    def _between_steps(self, step: Step, job: DenoiseJob, stage: Stage, turn: Turn) -> None:
-        """Others step while this video's events go out: a slow reader delays nobody else's video."""
+    def _between_steps(self, step: Step, job: DenoiseJob, stage: Stage, turn: Place, keeper: Keeper) -> None:
+        """Others step while this video's events go out: a slow reader delays nobody else's video for long."""
+        written = keeper.after(step)
         turn.give()
         self._metrics.stepped(job.model, step.seconds)
         stage.emit(StepDone(step.index, step.total, step.seconds))
+        if written is not None:
+            stage.emit(written)
         if step.preview is not None:
             stage.emit(Preview(step.index, to_jpeg(step.preview)))
         stage.raise_if_cancelled()
         if step.index < step.total:
             turn.take()
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places for active videos."""
-        with self._lock:
-            if self._active >= self._max_active_videos:
-                raise ResourceExhausted(
-                    f"{self._active} videos are at work, the most this server takes: try again when one has ended",
-                    reason="TOO_MANY_ACTIVE_VIDEOS",
-                    max_active_videos=str(self._max_active_videos),
-                )
-            self._set_active(self._active + 1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._set_active(self._active - 1)
+    def _resume(self, job: DenoiseJob, fingerprint: str) -> LoopState | None:
+        if job.checkpoint is None:
+            return self._checkpoints.newest(job, fingerprint)
+        return self._checkpoints.given(job.checkpoint, fingerprint)
 
-    def _set_active(self, count: int) -> None:
-        self._active = count
-        self._metrics.active(count)
+    def _refuse_a_crowd(self) -> None:
+        if len(self._places) >= self._capacity.waiting:
+            raise ResourceExhausted(
+                f"{self._capacity.active} videos are at work and {self._capacity.waiting} wait, the most this server "
+                "takes: try again when one has ended",
+                reason="TOO_MANY_ACTIVE_VIDEOS",
+                max_active_videos=str(self._capacity.active),
+                max_waiting_videos=str(self._capacity.waiting),
+            )
 
     def _load(self, card: ModelCard) -> tuple[DenoisePipeline, float]:
         pipeline, seconds = self._pipelines.get(card)
         if seconds > 0:
             self._metrics.loaded(card.name, seconds)
         return pipeline, seconds
-
-
-def _refuse_checkpoint(job: DenoiseJob) -> None:
-    if job.checkpoint is not None:
-        what = (
-            "this version neither writes nor reads checkpoints: leave it out, the same request gives the same latents"
-        )
-        raise InvalidRequest(FieldViolation("checkpoint", what), reason="CHECKPOINTS_UNSUPPORTED")

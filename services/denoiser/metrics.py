@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 __all__ = ["DenoiserMetrics"]
 
@@ -31,14 +35,35 @@ class DenoiserMetrics:
             "soundstage_denoiser_model_load_seconds", "Loading the model's weights.", ["model"], registry=registry
         )
 
+        self._checkpoints = Counter(
+            "soundstage_denoiser_checkpoints",
+            "Checkpoints written, not written because the store failed, read by a later attempt, passed over because "
+            "damaged or of another request.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._checkpoint_seconds = Histogram(
+            "soundstage_denoiser_checkpoint_seconds",
+            "Copying and writing one checkpoint; the loop waits for the copying only.",
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+
+    def checkpoint(self, outcome: Literal["written", "failed", "read", "damaged", "unfit"], seconds: float = 0) -> None:
+        self._checkpoints.labels(outcome).inc()
+        if outcome == "written":
+            self._checkpoint_seconds.observe(seconds)
+
     def stepped(self, model: str, seconds: float) -> None:
         self._step_seconds.labels(model).observe(seconds)
 
     def denoised(self, model: str, seconds: float) -> None:
         self._video_seconds.labels(model).observe(seconds)
 
-    def active(self, count: int) -> None:
-        self._active.set(count)
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        with self._active.track_inprogress():
+            yield
 
     def loaded(self, model: str, seconds: float) -> None:
         self._load_seconds.labels(model).set(seconds)

@@ -8,6 +8,8 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from libs.serving import ServiceSettings
+from services.denoiser.checkpoints import CheckpointPolicy
+from services.denoiser.denoise import Capacity
 
 __all__ = ["DenoiserSettings"]
 
@@ -24,8 +26,24 @@ class DenoiserSettings(ServiceSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
     """Longest silence of a stream. Callers take a longer one for a dead stage."""
 
-    max_active_videos: int = Field(default=4, ge=1, le=1000)
-    """Videos at work at the same time, taking turns step by step; one more is refused with RESOURCE_EXHAUSTED."""
+    max_active_videos: int = Field(default=16, ge=1, le=1000)
+    """Videos at work at the same time, the most urgent one stepping; the others' latents wait in memory."""
+
+    max_waiting_videos: int = Field(default=64, ge=0, le=10_000)
+    """Videos that wait for one of those places, the most urgent first; one more is refused with RESOURCE_EXHAUSTED."""
+
+    steps_at_once: int = Field(default=1, ge=1, le=64)
+    """Videos that step at the same time. In this process more than one gains little; with Triton, where calls of equal
+    shapes are merged to a batch, as many as its pods have room for."""
+
+    checkpoint_every_steps: int = Field(default=5, ge=0, le=1000)
+    """A checkpoint is due after so many steps; 0: not by steps."""
+
+    checkpoint_every_seconds: float = Field(default=20.0, ge=0)
+    """Or after so many seconds; 0: not by time. After SIGTERM every step is kept."""
+
+    checkpoint_most_share: float = Field(default=0.05, gt=0, le=1)
+    """Copying and writing checkpoints take at most this share of the time: where they take long, they become rarer."""
 
     triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Where the transformer runs: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
@@ -39,3 +57,11 @@ class DenoiserSettings(ServiceSettings):
 
     triton_shared_memory: bool = True
     """Tensors go through shared memory to a pod on a loopback address, where it can map it; else through gRPC."""
+
+    @property
+    def capacity(self) -> Capacity:
+        return Capacity(self.max_active_videos, self.max_waiting_videos, self.steps_at_once)
+
+    @property
+    def checkpoint_policy(self) -> CheckpointPolicy:
+        return CheckpointPolicy(self.checkpoint_every_steps, self.checkpoint_every_seconds, self.checkpoint_most_share)

@@ -129,7 +129,7 @@ class Attempts:
             return await _winner(session, key, stage)
 
     async def speeds(self, model: str) -> Speeds:
-        """Measured on the model's last videos."""
+        """Measured on those of the model's last videos whose stages were all done in one go."""
         last = (
             select(AttemptRow.video_id, AttemptRow.end_time.label("end"))
             .where(AttemptRow.model == model, AttemptRow.stage == Stage.MUX.value, AttemptRow.won == 1)
@@ -141,6 +141,7 @@ class Attempts:
             select(
                 AttemptRow.video_id,
                 AttemptRow.stage,
+                AttemptRow.number,
                 AttemptRow.work_units,
                 AttemptRow.start_time,
                 AttemptRow.end_time,
@@ -153,7 +154,9 @@ class Attempts:
         )
         videos: defaultdict[str, Measured] = defaultdict(Measured)
         async with self._database.read() as session:
-            for video_id, stage, units, start, end, seconds, load_seconds in await session.execute(query):
+            for video_id, stage, number, units, start, end, seconds, load_seconds in await session.execute(query):
+                if stage == Stage.DENOISE.value and number > 1:
+                    continue  # it may have gone on from a checkpoint
                 span = start.timestamp(), (end or start).timestamp()
                 videos[video_id].add(Stage(stage), units, span, seconds, load_seconds)
         return Speeds([sample for video in videos.values() if (sample := video.sample())])

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from libs.artifacts import to_safetensors
-from libs.families import Step, load_denoise, load_encode
-from libs.families.resuming import steps_done
-from libs.families.step import LoopState
+from libs.families import LoopState, Step, load_denoise, load_encode, steps_done
 from tests.support.tiny_diorama import write_tiny_diorama
 from tests.support.tiny_families import TINY, write_tiny
 

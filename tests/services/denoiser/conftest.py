@@ -21,6 +21,7 @@ from libs.catalog import Catalog
 from libs.families import PipelineCache, load_denoise
 from libs.families.diorama.components import load_transformer
 from libs.serving import Endpoint, open_channel, running
+from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.servicer import SERVICE_NAME, DenoiserServicer
@@ -93,6 +94,11 @@ class Service:
     def call(self, **changes: Any) -> Any:
         return self.stub.Denoise(self.request(**changes), timeout=30)
 
+    def written(self, video: str = "v1") -> list[str]:
+        """Names of what attempts at the video have written, with the attempt before."""
+        prefix = f"acme/{video}/denoise"
+        return sorted(stored.key.removeprefix(f"{prefix}/") for stored in self.store.walk(prefix))
+
     async def denoise(self, **changes: Any) -> list[pb.DenoiseResponse]:
         return [event async for event in self.call(**changes)]
 
@@ -108,14 +114,21 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def service(models_dir: Path) -> AsyncIterator[Service]:
     registry = CollectorRegistry()
     pacer = Pacer(load_transformer(models_dir / "diorama"))
-    settings = DenoiserSettings(grace_seconds=1.0, heartbeat_seconds=0.1, max_active_videos=2)
+    settings = DenoiserSettings(
+        grace_seconds=1.0,
+        heartbeat_seconds=0.1,
+        max_active_videos=2,
+        max_waiting_videos=1,
+        checkpoint_every_steps=2,
+        checkpoint_most_share=1.0,
+    )
     service = Service(MemoryStore("denoiser"), registry, pacer)
     pipelines = PipelineCache(
         lambda path, family: load_denoise(path, family, dict.fromkeys(("transformer", "transformer_2"), pacer))
     )
-    denoiser = Denoiser(
-        service.store, Catalog.read(models_dir), pipelines, DenoiserMetrics(registry), settings.max_active_videos
-    )
+    metrics = DenoiserMetrics(registry)
+    checkpoints = Checkpoints(service.store, metrics, settings.checkpoint_policy)
+    denoiser = Denoiser(service.store, Catalog.read(models_dir), pipelines, metrics, checkpoints, settings.capacity)
     servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
     endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
     async with (

@@ -99,7 +99,9 @@ class DenoiseRequest(_message.Message):
 
     @_builtins.property
     def checkpoint(self) -> _artifact_pb2.Artifact:
-        """Checkpoint of an earlier attempt to go on from. Absent: start from noise."""
+        """Checkpoint to go on from. Absent: the newest valid one of any earlier attempt at the same video in the store, else
+        noise. Either way the latents are the same.
+        """
 
     def __init__(
         self,
@@ -145,13 +147,14 @@ class DenoiseResponse(_message.Message):
     PREVIEW_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def heartbeat(self) -> _artifact_pb2.Heartbeat:
         """Alive and at work."""
 
     @_builtins.property
     def progress(self) -> Global___DenoiseProgress:
-        """A step has ended (or, with step 0, the work has begun)."""
+        """A step has ended; or, with 0 step_seconds, the work has begun, from the step of a checkpoint or from 0."""
 
     @_builtins.property
     def preview(self) -> Global___DenoisePreview:
@@ -165,6 +168,10 @@ class DenoiseResponse(_message.Message):
     def result(self) -> Global___DenoiseResult:
         """The end of the work; no event follows."""
 
+    @_builtins.property
+    def queued(self) -> Global___DenoiseQueued:
+        """The video waits for a place among those at work."""
+
     def __init__(
         self,
         *,
@@ -173,16 +180,37 @@ class DenoiseResponse(_message.Message):
         preview: Global___DenoisePreview | None = ...,
         checkpoint: Global___DenoiseCheckpoint | None = ...,
         result: Global___DenoiseResult | None = ...,
+        queued: Global___DenoiseQueued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "heartbeat", b"heartbeat", "preview", b"preview", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "heartbeat", b"heartbeat", "preview", b"preview", "progress", b"progress", "queued", b"queued", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "heartbeat", b"heartbeat", "preview", b"preview", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "heartbeat", b"heartbeat", "preview", b"preview", "progress", b"progress", "queued", b"queued", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["heartbeat", "progress", "preview", "checkpoint", "result"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["heartbeat", "progress", "preview", "checkpoint", "result", "queued"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___DenoiseResponse: _TypeAlias = DenoiseResponse  # noqa: Y015
+
+@_typing.final
+class DenoiseQueued(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    before: _builtins.int
+    """Videos that come before it."""
+    def __init__(
+        self,
+        *,
+        before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenoiseQueued: _TypeAlias = DenoiseQueued  # noqa: Y015
 
 @_typing.final
 class DenoiseProgress(_message.Message):
