@@ -1,8 +1,8 @@
 """Checkpoints: the loop's state after a step, kept so that another attempt need not begin from noise.
 
-They lie beside what the attempt makes, in ``denoise/{attempt}/checkpoint-{step}-{sha256}.safetensors`` of the video, and
-are found there by the next attempt: nobody has to hand them on, so nothing is lost with whoever would. The hash in the
-name tells a damaged one, the fingerprint inside one of another request, model or version. Both are passed over.
+They lie beside what the attempt makes, in ``denoise/{attempt}/checkpoint-{step}-{sha256}.safetensors`` of the video,
+and are found there by the next attempt: nobody has to hand them on, so nothing is lost with whoever would. The hash in
+the name tells a damaged one, the fingerprint inside one of another request, model or version. Both are passed over.
 """
 
 from __future__ import annotations
