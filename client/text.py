@@ -99,8 +99,14 @@ def model_text(model: pb.Model) -> str:
         f"{_seconds(limits.min_duration)} to {_seconds(limits.max_duration)} s "
         f"(default {_seconds(defaults.duration)}), "
         f"{defaults.num_inference_steps} steps (fast {defaults.fast_num_inference_steps}, "
-        f"at most {limits.max_num_inference_steps}), first frame: {'yes' if model.image_to_video else 'no'}"
+        f"at most {limits.max_num_inference_steps}), first frame: {_first_frame(model)}"
     )
+
+
+def _first_frame(model: pb.Model) -> str:
+    if model.image_required:
+        return "needed"
+    return "yes" if model.image_to_video else "no"
 
 
 def _minute(time: Timestamp) -> str:

@@ -60,6 +60,8 @@ class ModelCard(_Part):
     description: str
     image_to_video: bool
     """Takes a first frame."""
+    image_required: bool = False
+    """Makes nothing without one."""
     joint_audio: bool
     """Generates sound together with the picture."""
     defaults: Defaults
@@ -84,6 +86,8 @@ class ModelCard(_Part):
             }.items()
             if not within
         ]
+        if self.image_required and not self.image_to_video:
+            raise ValueError("image_required goes with image_to_video")
         if wrong:
             raise ValueError(f"defaults outside the model's own limits: {'; '.join(wrong)}")
         return self

@@ -108,5 +108,7 @@ def _check(job: EncodeJob, card: ModelCard) -> None:
         violations.append(FieldViolation("width", what))
     if job.image is not None and not card.image_to_video:
         violations.append(FieldViolation("image", f"model {card.name} takes no first frame: leave it out"))
+    if job.image is None and card.image_required:
+        violations.append(FieldViolation("image", f"model {card.name} makes nothing without a first frame: give one"))
     if violations:
         raise InvalidRequest(*violations, reason="OUTSIDE_MODEL_LIMITS", model=card.name)

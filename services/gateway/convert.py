@@ -221,6 +221,7 @@ def model_to_proto(card: ModelCard) -> pb.Model:
         family=card.family,
         description=card.description,
         image_to_video=card.image_to_video,
+        image_required=card.image_required,
         joint_audio=card.joint_audio,
         defaults=pb.VideoDefaults(
             duration=_duration(defaults.duration_seconds),

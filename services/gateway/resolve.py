@@ -80,6 +80,8 @@ def _violations(request: VideoRequest, card: ModelCard, now: datetime) -> Iterat
     yield from _rate_and_steps(request, card)
     if request.image and not card.image_to_video:
         yield FieldViolation("spec.image", f"model {card.name} makes videos from text only; leave the image out")
+    if not request.image and card.image_required:
+        yield FieldViolation("spec.image", f"model {card.name} makes videos of a first frame only; give one")
     if request.deadline is not None and request.deadline <= now:
         yield FieldViolation("deadline", "it has passed; give a time in the future, or leave it out")
 

@@ -332,6 +332,7 @@ def _card(name: str, family: str, size: tuple[int, int], fps: int, *, image: boo
         "family": family,
         "description": "Random weights: noise in, noise out.",
         "image_to_video": image,
+        "image_required": name.endswith("-i2v"),
         "joint_audio": family == "ltx2",
         "defaults": {
             "duration_seconds": 0.25,

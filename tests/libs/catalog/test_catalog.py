@@ -57,6 +57,7 @@ def test_an_empty_folder_says_so(tmp_path: Path) -> None:
         ({"defaults__num_inference_steps": 101}, "num_inference_steps"),
         ({"limits__sizes": []}, "sizes"),
         ({"name": "other"}, "folder's name"),
+        ({"image_to_video": False, "image_required": True}, "image_required"),
     ],
 )
 def test_a_wrong_card_fails_at_start_naming_file_and_field(tmp_path: Path, changes: dict, complaint: str) -> None:

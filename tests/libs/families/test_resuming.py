@@ -19,8 +19,6 @@ from tests.support.tiny_diorama import write_tiny_diorama
 from tests.support.tiny_families import TINY, write_tiny
 
 STEPS = 4
-IMAGE = ("wan22-i2v", "hunyuan15-i2v")
-"""Models that want a first frame; the others are given one too where they take it."""
 CASES = ["diorama", *TINY]
 SCHEDULERS = {
     "UniPC": UniPCMultistepScheduler(
@@ -74,11 +72,11 @@ def test_every_family_goes_on_from_every_step(tmp_path: Path, name: str) -> None
     model_dir, family = written(tmp_path, name)
     size = arguments_of(model_dir)
     noise = np.random.default_rng(0).integers(0, 255, (size["height"], size["width"], 3), dtype=np.uint8)
-    takes_image = json.loads((model_dir / "soundstage.json").read_text())["image_to_video"]
+    card = json.loads((model_dir / "soundstage.json").read_text())
     denoise = load_denoise(model_dir, family)
-    if name not in IMAGE:
+    if not card.get("image_required"):
         check_every_step(denoise, model_dir, family, None)
-    if takes_image:
+    if card["image_to_video"]:
         check_every_step(denoise, model_dir, family, noise)
 
 

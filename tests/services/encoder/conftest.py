@@ -58,6 +58,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     silent = write_tiny_diorama(models, "text-only")
     card = silent / "soundstage.json"
     card.write_text(card.read_text().replace('"image_to_video": true', '"image_to_video": false'))
+    of_images = write_tiny_diorama(models, "image-only") / "soundstage.json"
+    of_images.write_text(of_images.read_text().replace('"image_to_video"', '"image_required": true, "image_to_video"'))
     return models
 
 

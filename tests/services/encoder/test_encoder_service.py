@@ -100,6 +100,12 @@ async def test_image_for_a_model_that_takes_none(service: Service) -> None:
     assert [violation.field for violation in error.violations] == ["image"]
 
 
+async def test_no_image_for_a_model_that_needs_one(service: Service) -> None:
+    error = await refusal(service, model="image-only")
+    assert [violation.field for violation in error.violations] == ["image"]
+    assert "give one" in str(error)
+
+
 @pytest.mark.parametrize(
     ("data", "media_type", "reason"),
     [

@@ -1170,6 +1170,7 @@ class Model(_message.Message):
     JOINT_AUDIO_FIELD_NUMBER: _builtins.int
     DEFAULTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    IMAGE_REQUIRED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name to put into `VideoSpec.model`."""
     family: _builtins.str
@@ -1180,6 +1181,8 @@ class Model(_message.Message):
     """Whether a first frame can be given."""
     joint_audio: _builtins.bool
     """Whether picture and sound are made jointly."""
+    image_required: _builtins.bool
+    """Whether a first frame must be given."""
     @_builtins.property
     def defaults(self) -> Global___VideoDefaults:
         """Defaults."""
@@ -1198,10 +1201,11 @@ class Model(_message.Message):
         joint_audio: _builtins.bool = ...,
         defaults: Global___VideoDefaults | None = ...,
         limits: Global___VideoLimits | None = ...,
+        image_required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "description", b"description", "family", b"family", "image_to_video", b"image_to_video", "joint_audio", b"joint_audio", "limits", b"limits", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "description", b"description", "family", b"family", "image_required", b"image_required", "image_to_video", b"image_to_video", "joint_audio", b"joint_audio", "limits", b"limits", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
