@@ -17,6 +17,7 @@ BENCHMARKS = {
     "stages": "bench.stages",
     "denoise": "bench.denoise",
     "steps": "bench.steps",
+    "cache": "bench.cache",
     "triton": "bench.triton",
     "scenes": "bench.scenes",
     "prompts": "bench.prompts",

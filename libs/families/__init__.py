@@ -50,12 +50,18 @@ def load_encode(model_dir: Path, family: str) -> EncodePipeline:
 
 
 def load_denoise(
-    model_dir: Path, family: str, transformers: Mapping[str, nn.Module] = MappingProxyType({})
+    model_dir: Path,
+    family: str,
+    transformers: Mapping[str, nn.Module] = MappingProxyType({}),
+    cache_threshold: float = 0.0,
 ) -> DenoisePipeline:
-    """The denoise-loop blocks. ``transformers`` by name replace the model folder's own, which are then not loaded."""
+    """The denoise-loop blocks. ``transformers`` by name replace the model folder's own, which are then not loaded.
+
+    ``cache_threshold``: relative change of a transformer's output below which a call may be left out; 0: none is.
+    """
     from libs.families.pipelines import DenoisePipeline
 
-    return DenoisePipeline(model_dir, family, transformers)
+    return DenoisePipeline(model_dir, family, transformers, cache_threshold)
 
 
 def load_remote_transformers(model_dir: Path, family: str, infer: Infer) -> dict[str, RemoteTransformer]:

@@ -22,6 +22,7 @@ from libs.families.guidance import BatchedGuidance, RowsTransformer
 from libs.families.loading import Lazy
 from libs.families.modular import Components, Module, SchedulerMixin
 from libs.families.step import LoopState, OnStep
+from libs.families.step_cache import StepCache
 from libs.families.stopping import LoopStopped
 from libs.families.table import StageBlocks, family_named
 
@@ -59,13 +60,19 @@ class EncodePipeline:
 class DenoisePipeline:
     """Transformers are the pluggable components: ``transformers`` by name replace the model folder's.
 
-    Any module does that is called like the family's own and has its config.
+    Any module does that is called like the family's own and has its config. ``cache_threshold``: see `StepCache`; 0
+    makes every call.
     """
 
     def __init__(
-        self, model_dir: Path, family: str, transformers: Mapping[str, nn.Module] = MappingProxyType({})
+        self,
+        model_dir: Path,
+        family: str,
+        transformers: Mapping[str, nn.Module] = MappingProxyType({}),
+        cache_threshold: float = 0.0,
     ) -> None:
         self._family = family_named(family)
+        self.cache_threshold = cache_threshold
         self._components = self._family.denoise.load(model_dir)
         for name, load in self._family.transformers.items():
             self._components[name] = RowsTransformer(transformers[name] if name in transformers else load(model_dir))
@@ -95,7 +102,7 @@ class DenoisePipeline:
         self._family.check_conditioning(conditioning, self._components, width, height)
         tensors = {name: self._typed(name, torch.from_numpy(tensor)) for name, tensor in conditioning.items()}
         guiders = {name: BatchedGuidance(guidance_scale) for name in ("guider", "guider_2")}
-        components = {**self._components, **guiders}
+        components = {**self._components, **guiders, **self._caches()}
         inputs = {
             "width": width,
             "height": height,
@@ -113,6 +120,12 @@ class DenoisePipeline:
         except LoopStopped as stopped:
             raise stopped.cause from None
         return _to_numpy(outputs)
+
+    def _caches(self) -> dict[str, StepCache]:
+        """Of one run: what they remember is its own."""
+        if not self.cache_threshold:
+            return {}
+        return {name: StepCache(self._components[name], self.cache_threshold) for name in self._family.transformers}
 
     def _typed(self, name: str, tensor: Tensor) -> Tensor:
         """Text in the transformer's type, from which diffusers' blocks take that of every call."""

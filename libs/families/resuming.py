@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from libs.families.modular import BlockState, Components
 from libs.families.step import STEPS_DONE, LoopState, steps_done
@@ -23,7 +23,8 @@ __all__ = ["Resumable", "copied"]
 
 CARRIED = ("latents", "audio_latents")
 """What loops hand from step to step in their block state."""
-SCHEDULERS = ("scheduler", "audio_scheduler")
+HOLDERS = ("scheduler", "audio_scheduler", "transformer", "transformer_2")
+"""Whose attributes change from step to step; of transformers the memory of their caches."""
 NUMBERS: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
 NOTHING, GENERATOR = "none", "generator"
 
@@ -45,10 +46,8 @@ class Resumable:
 def copied(steps: int, components: Components, state: BlockState) -> dict[str, NDArray[Any]]:
     """The state after so many steps."""
     kept: dict[str, Any] = {name: getattr(state, name) for name in CARRIED if hasattr(state, name)}
-    for name in SCHEDULERS:
-        scheduler = _scheduler(name, components, state)
-        if scheduler is not None:
-            kept |= {f"{name}/{attribute}": value for attribute, value in vars(scheduler).items()}
+    for name in HOLDERS:
+        kept |= {f"{name}/{attribute}": value for attribute, value in _attributes(name, components, state).items()}
     kept[GENERATOR] = state.generator.get_state()
     return {STEPS_DONE: np.array([steps]), **{key: array for name in kept for key, array in _flat(name, kept[name])}}
 
@@ -58,15 +57,17 @@ def _put_back(loop: LoopState, components: Components, state: BlockState) -> Non
     for name in CARRIED:
         if name in values:
             setattr(state, name, values[name])
-    for name in SCHEDULERS:
-        scheduler = _scheduler(name, components, state)
-        for attribute, value in values.get(name, {}).items():
-            setattr(scheduler, attribute, value)
+    for name in HOLDERS:
+        _attributes(name, components, state).update(values.get(name, {}))
     state.generator.set_state(values[GENERATOR])
 
 
-def _scheduler(name: str, components: Components, state: BlockState) -> Any:  # noqa: ANN401  # diffusers'
-    return getattr(components, name, None) or getattr(state, name, None)
+def _attributes(name: str, components: Components, state: BlockState) -> dict[str, Any]:
+    """The very ones: what is changed here is changed there."""
+    holder = getattr(components, name, None) or getattr(state, name, None)
+    if isinstance(holder, nn.Module):
+        holder = getattr(holder, "memory", None)
+    return vars(holder) if holder is not None else {}
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -101,7 +102,7 @@ def _nested(loop: LoopState) -> dict[str, Any]:
         for folder in folders:
             branch = branch.setdefault(folder, {})
         branch[last] = _value(kinds)
-    for name in SCHEDULERS:
+    for name in HOLDERS:
         if name in tree:
             tree[name] = {key: _listed(value) for key, value in tree[name].items()}
     return tree

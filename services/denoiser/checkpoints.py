@@ -188,11 +188,12 @@ class Keeper:
             _log.info("checkpoints not deleted", extra={"cause": str(error)})
 
 
-def fingerprint_of(job: DenoiseJob, model_dir: Path) -> str:
+def fingerprint_of(job: DenoiseJob, model_dir: Path, cache_threshold: float) -> str:
     """Equal for attempts whose latents are equal: the same request, model files and versions of what computes."""
     files = sorted((str(path.relative_to(model_dir)), path.stat().st_size) for path in model_dir.rglob("*.*"))
     request = [job.width, job.height, job.num_frames, job.fps, job.num_inference_steps, job.guidance_scale, job.seed]
-    facts = [job.model, files, job.conditioning.sha256, request, version("diffusers"), version("torch")]
+    versions = version("diffusers"), version("torch")
+    facts = [job.model, files, job.conditioning.sha256, request, cache_threshold, versions]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

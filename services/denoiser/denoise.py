@@ -121,7 +121,7 @@ class Denoiser:
         ):
             conditioning = get_tensors(self._store, job.conditioning)
             pipeline, load_seconds = self._load(card)
-            fingerprint = fingerprint_of(job, card.path)
+            fingerprint = fingerprint_of(job, card.path, pipeline.cache_threshold)
             resume, keeper = self._resume(job, fingerprint), self._checkpoints.keeper(job, fingerprint)
             stage.emit(StepDone(steps_done(resume) if resume else 0, job.num_inference_steps, 0.0))
             began = time.perf_counter()

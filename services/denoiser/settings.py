@@ -45,6 +45,10 @@ class DenoiserSettings(ServiceSettings):
     checkpoint_most_share: float = Field(default=0.05, gt=0, le=1)
     """Copying and writing checkpoints take at most this share of the time: where they take long, they become rarer."""
 
+    feature_cache_threshold: float = Field(default=0.0, ge=0, le=1)
+    """A transformer call is left out when its output would differ from the last one by less than this share, as far as
+    can be estimated; 0 leaves none out. 0.1 makes Diorama 1.5 times as fast, and changes what is hardly seen."""
+
     triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Where the transformer runs: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
     every model that is not named. A model without any: in this process."""

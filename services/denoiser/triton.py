@@ -28,8 +28,9 @@ async def opened_loader(settings: DenoiserSettings, catalog: Catalog) -> AsyncIt
 
     The connections to Triton live as long as the `with`.
     """
+    load = partial(load_denoise, cache_threshold=settings.feature_cache_threshold)
     if not settings.triton_addresses:
-        yield load_denoise
+        yield load
         return
     options = TritonOptions(
         call_seconds=settings.triton_call_seconds,
@@ -37,17 +38,19 @@ async def opened_loader(settings: DenoiserSettings, catalog: Catalog) -> AsyncIt
         shared_memory=settings.triton_shared_memory,
     )
     async with TritonPools(settings.triton_addresses, options) as pools:
-        yield partial(_load, catalog, pools)
+        yield partial(_load, catalog, pools, load)
 
 
-def _load(catalog: Catalog, pools: TritonPools, model_dir: Path, family: str) -> DenoisePipeline:
+def _load(
+    catalog: Catalog, pools: TritonPools, load: Callable[..., DenoisePipeline], model_dir: Path, family: str
+) -> DenoisePipeline:
     """Not before Triton has answered a real inference: its own readiness stays true when a model's process is dead."""
     triton = pools.of(model_dir.name)
     if triton is None:
-        return load_denoise(model_dir, family)
+        return load(model_dir, family)
     transformers = load_remote_transformers(model_dir, family, triton.infer)
     limits = catalog.get(model_dir.name).limits
     width, height = limits.sizes[0]
     for transformer in transformers.values():
         transformer.remote.probe(width, height, round(limits.min_duration_seconds * limits.fps[0]))
-    return load_denoise(model_dir, family, transformers)
+    return load(model_dir, family, transformers)

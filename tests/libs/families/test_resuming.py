@@ -49,22 +49,26 @@ def run(
     return denoise(conditioning, guidance_scale=3.0, preview_every_steps=0, on_step=on_step, resume=resume, **arguments)
 
 
-def check_every_step(denoise: Any, model_dir: Path, family: str, image: NDArray[np.uint8] | None) -> None:
-    arguments = arguments_of(model_dir)
+def check_every_step(
+    denoise: Any, model_dir: Path, family: str, image: NDArray[np.uint8] | None, steps: int = STEPS
+) -> LoopState:
+    """Returns the last state."""
+    arguments = arguments_of(model_dir) | {"num_inference_steps": steps}
     conditioning = load_encode(model_dir, family)(
         "a red ball rolls", "blur", image, arguments["width"], arguments["height"], arguments["num_frames"]
     )
     states: list[LoopState] = []
     run = partial(denoise, conditioning, guidance_scale=3.0, preview_every_steps=0, **arguments)
     whole = run(on_step=lambda step: states.append(load(to_safetensors(step.state()))))
-    assert [steps_done(state) for state in states] == list(range(1, STEPS + 1))
+    assert [steps_done(state) for state in states] == list(range(1, steps + 1))
     for done, state in enumerate(states, 1):
         seen: list[Step] = []
         resumed = run(on_step=seen.append, resume=state)
-        assert [step.index for step in seen] == list(range(done + 1, STEPS + 1))
+        assert [step.index for step in seen] == list(range(done + 1, steps + 1))
         assert resumed.keys() == whole.keys()
         for name in whole:
             np.testing.assert_array_equal(resumed[name], whole[name], err_msg=f"{name}, from step {done}")
+    return states[-1]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -78,6 +82,15 @@ def test_every_family_goes_on_from_every_step(tmp_path: Path, name: str) -> None
         check_every_step(denoise, model_dir, family, None)
     if card["image_to_video"]:
         check_every_step(denoise, model_dir, family, noise)
+
+
+@pytest.mark.parametrize("name", ["diorama", "wan22-t2v", "ltx2"])
+def test_what_the_cache_remembers_goes_along(tmp_path: Path, name: str) -> None:
+    """A threshold at which calls are left out; which ones must not depend on where the loop began."""
+    model_dir, family = written(tmp_path, name)
+    denoise = load_denoise(model_dir, family, cache_threshold=0.5)
+    last = check_every_step(denoise, model_dir, family, None, steps=10)
+    assert sum(int(array[0]) for name, array in last.items() if name.endswith("left_out/int")) > 0
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
