@@ -18,6 +18,7 @@ BENCHMARKS = {
     "denoise": "bench.denoise",
     "steps": "bench.steps",
     "cache": "bench.cache",
+    "render": "bench.render",
     "triton": "bench.triton",
     "scenes": "bench.scenes",
     "prompts": "bench.prompts",

@@ -61,7 +61,9 @@ class AutoencoderDiorama(ModelMixin, ConfigMixin):
         ``latent_frames`` sets their length and with it the memory: t is 4 x as much but in the first and last chunks.
         """
         begun: Tensor | None = latents.new_zeros(0)
-        for chunk in self.residual.stream(latents, self._decode_patches(latents), latent_frames):
+        for chunk in self.residual.stream(
+            latents, lambda part: self._decode_patches(latents[:, :, part]), latent_frames
+        ):
             if begun is None:
                 yield chunk
                 continue

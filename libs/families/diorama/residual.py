@@ -10,7 +10,7 @@ Channels are last in memory and frames are folded into the batch: the same sums 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -45,34 +45,39 @@ class ResidualDecoder(nn.Module):
 
     def forward(self, latents: Tensor, patches: Tensor) -> Tensor:
         """Latents (B, C, F, h, w) and the linear patches (B, F, h, w, 3072) -> the video (B, 3, 4F, 16h, 16w)."""
-        return next(self.stream(latents, patches, patches.shape[1]))
+        return next(self.stream(latents, lambda part: patches[:, part], patches.shape[1]))
 
-    def stream(self, latents: Tensor, patches: Tensor, latent_frames: int) -> Iterator[Tensor]:
+    def stream(self, latents: Tensor, patches_of: Callable[[slice], Tensor], latent_frames: int) -> Iterator[Tensor]:
         """`forward` in chunks (B, 3, t, 16h, 16w), in order; ``latent_frames`` >= 1 go into each.
 
-        The chunks lag behind by a frame for each detail block, so the first is shorter and the last longer.
+        ``patches_of``: the linear patches of some latent frames, which take too much memory to have all at once. The
+        chunks lag behind by a frame for each detail block, so the first is shorter and the last longer.
         """
-        hints = self._hints(latents)
+        count, trunk = latents.shape[2], self._trunk(latents)
         tails = [Tail() for _ in self.detail_blocks]
         lag: Tensor | None = None
-        for begin in range(0, patches.shape[1], latent_frames):
+        for begin in range(0, count, latent_frames):
             part = slice(begin, begin + latent_frames)
-            pixels = _spread(patches[:, part])
-            hidden = _convolve(self.detail_in, torch.cat([_spread_hints(hints[:, part]), pixels], dim=-1))
+            pixels, hints = _spread(patches_of(part)), _spread_hints(self._hints(trunk[:, part]))
+            hidden = _convolve(self.detail_in, torch.cat([hints, pixels], dim=-1))
             for block, tail in zip(self.detail_blocks, tails, strict=True):
-                hidden = block(hidden, tail, last=begin + latent_frames >= patches.shape[1])
+                hidden = block(hidden, tail, last=begin + latent_frames >= count)
             pixels = pixels if lag is None else torch.cat([lag, pixels], dim=1)
-            count = hidden.shape[1]
-            lag = pixels[:, count:]
-            if count:
-                yield _draw(pixels[:, :count] + _convolve(self.detail_out, hidden))
+            done = hidden.shape[1]
+            lag = pixels[:, done:]
+            if done:
+                yield _draw(pixels[:, :done] + _convolve(self.detail_out, hidden))
 
-    def _hints(self, latents: Tensor) -> Tensor:
-        """(B, C, F, h, w) -> (B, F, h, w, 1024)."""
+    def _trunk(self, latents: Tensor) -> Tensor:
+        """(B, C, F, h, w) -> (B, F, h, w, width)."""
         hidden = self.latent_in(latents).permute(0, 2, 3, 4, 1).contiguous()
         for block in self.latent_blocks:
             hidden = block(hidden, Tail(), last=True)
-        return F.linear(hidden, self.latent_out.weight[:, :, 0, 0, 0], self.latent_out.bias)
+        return hidden
+
+    def _hints(self, trunk: Tensor) -> Tensor:
+        """(B, F, h, w, width) -> (B, F, h, w, 1024)."""
+        return F.linear(trunk, self.latent_out.weight[:, :, 0, 0, 0], self.latent_out.bias)
 
 
 @dataclass
