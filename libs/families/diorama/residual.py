@@ -70,7 +70,7 @@ class ResidualDecoder(nn.Module):
 
     def _trunk(self, latents: Tensor) -> Tensor:
         """(B, C, F, h, w) -> (B, F, h, w, width)."""
-        hidden = self.latent_in(latents).permute(0, 2, 3, 4, 1).contiguous()
+        hidden: Tensor = self.latent_in(latents).permute(0, 2, 3, 4, 1).contiguous()
         for block in self.latent_blocks:
             hidden = block(hidden, Tail(), last=True)
         return hidden
