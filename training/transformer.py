@@ -269,8 +269,8 @@ def train(name: str, minutes: float, peak: float, limit: float, *, further: bool
 
 
 def export() -> None:
-    """Writes the averages of the newest checkpoints into the model folder."""
-    for name in EXPERTS:
+    """Writes the averages of the newest checkpoints into the model folder; an expert without one stays as it is."""
+    for name in newest_checkpoints():
         load_average(name).to(torch.bfloat16).save_pretrained(MODEL / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT).save_pretrained(MODEL / "scheduler")
     (MODEL / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
