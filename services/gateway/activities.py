@@ -219,15 +219,15 @@ class VideoActivities:
                 case Finished():
                     return event
                 case Progressed(step, total_steps):
-                    if step < total_steps and time.monotonic() - written < PROGRESS_SECONDS:
+                    if not event.begins and step < total_steps and time.monotonic() - written < PROGRESS_SECONDS:
                         continue
                     written = time.monotonic()
-                    await self._tell(job, (step, total_steps))
+                    await self._tell(job, event)
                 case Previewed(jpeg):
                     await self._tell(job, None, jpeg)
         raise Internal("the stage ended without a result", reason="STAGE_WITHOUT_RESULT")
 
-    async def _tell(self, job: Job, steps: tuple[int, int] | None, preview_jpeg: bytes = b"") -> None:
+    async def _tell(self, job: Job, progress: Progressed | None, preview_jpeg: bytes = b"") -> None:
         """Writes down how far the stage is, if this attempt is the one that counts; else the attempt ends here."""
 
         def told(status: Status) -> Status:
@@ -235,7 +235,12 @@ class VideoActivities:
                 raise _Ended
             if status.attempt != job.attempt:
                 raise _Superseded
-            return status.with_progress(*steps) if steps else status
+            if progress is None:
+                return status
+            if progress.begins:
+                done_before = progress.step / max(progress.total_steps, 1)
+                status = replace(status, denoise_done_before=done_before)
+            return status.with_progress(progress.step, progress.total_steps)
 
         try:
             await self._records.change(job.key, told, preview_jpeg)

@@ -71,18 +71,27 @@ def _rest_of_stage(expected: Mapping[Stage, float], status: Status, now: datetim
     if status.stage is None or status.stage in _ended(status):
         return 0.0
     elapsed, whole = _elapsed(status, now), expected[status.stage]
-    if not status.step or not status.total_steps:
-        return max(whole - elapsed, 0.0)
-    told = elapsed / status.step * status.total_steps
-    mean = (STEPS_OF_EXPERIENCE * whole + status.step * told) / (STEPS_OF_EXPERIENCE + status.step)
+    made = _steps_made(status)
+    if made <= 0:
+        return max(whole * (1 - status.step / max(status.total_steps, 1)) - elapsed, 0.0)
+    told = elapsed / made * status.total_steps
+    mean = (STEPS_OF_EXPERIENCE * whole + made * told) / (STEPS_OF_EXPERIENCE + made)
     return mean * (1 - status.step / status.total_steps)
 
 
 def _expected_from_denoising(status: Status, now: datetime) -> dict[Stage, float]:
-    seconds = next((timing.seconds for timing in status.timings if timing.stage is Stage.DENOISE), 0.0)
-    if not seconds and status.stage is Stage.DENOISE and status.step >= STEPS_UNTIL_SPEED_IS_KNOWN:
-        seconds = _elapsed(status, now) / status.step * status.total_steps
+    took = next((timing.seconds for timing in status.timings if timing.stage is Stage.DENOISE), 0.0)
+    seconds = took / (1 - status.denoise_done_before)
+    made = _steps_made(status)
+    if not seconds and status.stage is Stage.DENOISE and made >= STEPS_UNTIL_SPEED_IS_KNOWN:
+        seconds = _elapsed(status, now) / made * status.total_steps
     return {stage: seconds / USUAL_SHARE[Stage.DENOISE] * share for stage, share in USUAL_SHARE.items() if seconds}
+
+
+def _steps_made(status: Status) -> int:
+    """By the attempt at work: without the steps of a checkpoint."""
+    before = status.denoise_done_before if status.stage is Stage.DENOISE else 0.0
+    return status.step - round(before * status.total_steps)
 
 
 def _shares(video: Video) -> dict[Stage, float]:

@@ -77,6 +77,8 @@ class Alive:
 class Progressed:
     step: int
     total_steps: int
+    begins: bool = False
+    """Denoising begins here: the steps so far are those of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,9 @@ class GrpcStage:
         match message.WhichOneof("event"):
             case "progress":
                 progress = getattr(message.progress, "progress", message.progress)  # the denoiser's is nested
-                return Progressed(progress.step, progress.total_steps)
+                unfinished = progress.step < progress.total_steps
+                begins = unfinished and getattr(message.progress, "step_seconds", None) == 0.0
+                return Progressed(progress.step, progress.total_steps, begins)
             case "preview":
                 return Previewed(message.preview.jpeg)
             case "result":

@@ -167,6 +167,7 @@ class Status:
     """Everything that changes while a video is made. `states.advance` decides which change is allowed.
 
     `attempt` is the one that tells how the stage goes; what any other says of it is not written down.
+    `denoise_done_before`: share of the steps that the last attempt at denoising took from a checkpoint, 0 to 1.
     """
 
     state: State = State.QUEUED
@@ -181,6 +182,7 @@ class Status:
     end_time: datetime | None = None
     attempt: str = ""
     attempt_number: int = 0
+    denoise_done_before: float = 0.0
 
     def with_progress(self, step: int, total_steps: int) -> Status:
         return replace(self, step=step, total_steps=total_steps)
@@ -250,6 +252,7 @@ def status_from_json(data: dict[str, Any]) -> Status:
         end_time=_time_from_json(data["end_time"]),
         attempt=data.get("attempt", ""),
         attempt_number=data.get("attempt_number", 0),
+        denoise_done_before=data.get("denoise_done_before", 0.0),
     )
 
 

@@ -232,8 +232,8 @@ async def _events(work: Callable[[Stage], dict[str, Any]], request: Any, respons
                 yield response(heartbeat=artifact_pb2.Heartbeat(elapsed_seconds=elapsed_seconds))
             case Progress(step, total_steps):
                 progress = artifact_pb2.Progress(step=step, total_steps=total_steps)
-                nested = response is denoiser_pb2.DenoiseResponse
-                yield response(progress=denoiser_pb2.DenoiseProgress(progress=progress) if nested else progress)
+                nested = denoiser_pb2.DenoiseProgress(progress=progress, step_seconds=1.0)
+                yield response(progress=nested if response is denoiser_pb2.DenoiseResponse else progress)
             case denoiser_pb2.DenoisePreview():
                 yield response(preview=event)
             case Done(result, wall_seconds):

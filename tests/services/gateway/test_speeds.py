@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from services.gateway.progress import eta_seconds, work_units
 from services.gateway.speeds import Measured, Sample, Speeds
-from services.gateway.video import Shape, Stage, State, Status
+from services.gateway.video import Shape, Stage, StageTiming, State, Status, status_from_json, status_to_json
 from tests.services.gateway.test_watches import NOW
 
 SHORT, LONG = Shape("diorama", 24, 256, 256, 10), Shape("diorama", 60, 256, 256, 25)
@@ -75,3 +78,24 @@ def test_a_stage_that_loads_first_does_not_look_slow_for_long() -> None:
     assert 19.0 < left(1, 11.0) < 0.3 * 11.0 * 19
     assert left(10, 10.0) == pytest.approx(10.0)
     assert left(20, 20.0) == 0.0
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["measured", "first video"])
+def test_steps_of_a_checkpoint_do_not_make_a_resumed_video_look_fast(known: bool) -> None:
+    """A step takes 1 s, of 20 the checkpoint holds 15: denoising would have taken 20 s, the sound a seventh of that."""
+    expected = {Stage.DENOISE: 20.0, Stage.SYNTHESIZE: 20.0 / 7} if known else {}
+    begun = Status(
+        State.RUNNING, Stage.DENOISE, 15, 20, stage_start_time=NOW - timedelta(seconds=2), denoise_done_before=0.75
+    )
+    running = status_from_json(status_to_json(begun.with_progress(17, 20)))
+    done = StageTiming(Stage.DENOISE, NOW, seconds=5.0, load_seconds=0.0, gpu_seconds=0.0, attempts=2)
+    sounding = replace(running, stage=Stage.SYNTHESIZE, timings=(done,), stage_start_time=NOW).with_progress(0, 0)
+
+    left, later = eta_seconds(running, expected, NOW), eta_seconds(sounding, expected, NOW)
+    if known:
+        assert eta_seconds(begun, expected, NOW) == pytest.approx(5.0 - 2.0 + 20 / 7)
+        assert left == pytest.approx(3.0 + 20 / 7)
+        assert later == pytest.approx(20 / 7)
+    else:
+        assert left == pytest.approx(3.0 + 20 * 0.3 / 0.7)
+        assert later == pytest.approx(20 * 0.3 / 0.7)
