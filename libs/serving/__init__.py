@@ -3,6 +3,7 @@
 from libs.serving.admission import Admit, caller
 from libs.serving.channel import open_channel
 from libs.serving.interceptors import InvalidMessage
+from libs.serving.passing import in_passing_thread
 from libs.serving.server import Endpoint, RunningServer, running, serve
 from libs.serving.settings import ServiceSettings
 from libs.serving.stage import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage, stop_stage
@@ -27,6 +28,7 @@ __all__ = [
     "caller",
     "configure_logging",
     "error_from_rpc",
+    "in_passing_thread",
     "open_channel",
     "run_stage",
     "running",

@@ -9,7 +9,7 @@ from soundstage.audio.v1 import audio_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, load_sound, use_threads
-from libs.serving import Endpoint, configure_logging, serve
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve
 from services.audio.metrics import AudioMetrics
 from services.audio.servicer import SERVICE_NAME, AudioServicer
 from services.audio.settings import AudioSettings
@@ -32,9 +32,9 @@ async def main() -> None:
     servicer = AudioServicer(synthesizer, settings.heartbeat_seconds)
 
     async def start() -> None:
-        await asyncio.to_thread(use_threads, settings.torch_threads)
+        await in_passing_thread(use_threads, settings.torch_threads)
         models = catalog.names() if settings.warm_models is None else settings.warm_models
-        await asyncio.to_thread(synthesizer.warm, models)
+        await in_passing_thread(synthesizer.warm, models)
 
     await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_AudioServiceServicer_to_server)], start=start)
 

@@ -9,7 +9,7 @@ from soundstage.denoiser.v1 import denoiser_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, use_threads
-from libs.serving import Endpoint, configure_logging, serve
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
 from services.denoiser.metrics import DenoiserMetrics
@@ -35,9 +35,9 @@ async def main() -> None:
         servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
 
         async def start() -> None:
-            await asyncio.to_thread(use_threads, settings.torch_threads)
+            await in_passing_thread(use_threads, settings.torch_threads)
             models = catalog.names() if settings.warm_models is None else settings.warm_models
-            await asyncio.to_thread(denoiser.warm, models)
+            await in_passing_thread(denoiser.warm, models)
 
         endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
         await serve(settings, [endpoint], start=start, ending=checkpoints.hurry)

@@ -9,7 +9,7 @@ from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, load_encode, load_sentences, use_threads
-from libs.serving import Endpoint, configure_logging, serve
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve
 from services.encoder.embed import Embedder
 from services.encoder.encode import Encoder
 from services.encoder.metrics import EncoderMetrics
@@ -35,10 +35,10 @@ async def main() -> None:
     servicer = EncoderServicer(encoder, embedder, settings.heartbeat_seconds)
 
     async def start() -> None:
-        await asyncio.to_thread(use_threads, settings.torch_threads)
+        await in_passing_thread(use_threads, settings.torch_threads)
         models = catalog.names() if settings.warm_models is None else settings.warm_models
-        await asyncio.to_thread(encoder.warm, models)
-        await asyncio.to_thread(embedder.warm)
+        await in_passing_thread(encoder.warm, models)
+        await in_passing_thread(embedder.warm)
 
     await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_EncoderServiceServicer_to_server)], start=start)
 
