@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from libs.families.modular import BlockState, Components, InputParam, ModularPipelineBlocks
+from libs.families.resting import rest
 from libs.families.resuming import copied
 from libs.families.step import Step
 from libs.families.stopping import LoopStopped
@@ -62,6 +63,7 @@ class StepEnds(ModularPipelineBlocks):
         every = block_state.preview_every_steps
         preview = self.preview(components, block_state, i) if every > 0 and (i + 1) % every == 0 else None
         state = partial(copied, i + 1, components, block_state)
+        rest()
         try:
             block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state))
         except Exception as error:
