@@ -31,7 +31,7 @@ from deploy.local.health import wait_until_serving
 from deploy.local.plan import REPOSITORY
 from deploy.local.ports import free_ports
 from deploy.local.processes import Process, start, stop, tail
-from libs.artifacts import FolderStore, get_tensors, put_tensors, ref_from_proto, ref_to_proto
+from libs.artifacts import FolderStore, Ref, get_tensors, put_tensors, ref_from_proto, ref_to_proto
 from libs.families import load_denoise, load_encode, use_threads
 from libs.families.diorama.denoising import BOUNDARY, GUIDED_FROM
 from libs.families.diorama.positions import position_channels
@@ -150,22 +150,9 @@ class Service:
 
     def __call__(self) -> NDArray[np.float32]:
         self._calls += 1
-        latents = asyncio.run(self._call(self._request()))
+        video = f"bench{self._calls}"
+        latents = asyncio.run(self._call(request_of(self._conditioning, video, "a1", self._steps, self._seed)))
         return get_tensors(self._store, ref_from_proto(latents))["latents"]
-
-    def _request(self) -> pb.DenoiseRequest:
-        return pb.DenoiseRequest(
-            attempt=artifact_pb2.Attempt(tenant="bench", video_id=f"bench{self._calls}", attempt="a1"),
-            model=FAMILY,
-            conditioning=ref_to_proto(self._conditioning),
-            width=SIZE,
-            height=SIZE,
-            num_frames=NUM_FRAMES,
-            fps=FPS,
-            num_inference_steps=self._steps,
-            guidance_scale=GUIDANCE,
-            seed=self._seed,
-        )
 
     async def _call(self, request: pb.DenoiseRequest) -> artifact_pb2.Artifact:
         async with open_channel(self._address) as channel:
@@ -173,6 +160,21 @@ class Service:
                 if response.HasField("result"):
                     return response.result.latents
         raise RuntimeError("the denoiser ended its stream without a result")
+
+
+def request_of(conditioning: Ref, video: str, attempt: str, steps: int, seed: int) -> pb.DenoiseRequest:
+    return pb.DenoiseRequest(
+        attempt=artifact_pb2.Attempt(tenant="bench", video_id=video, attempt=attempt),
+        model=FAMILY,
+        conditioning=ref_to_proto(conditioning),
+        width=SIZE,
+        height=SIZE,
+        num_frames=NUM_FRAMES,
+        fps=FPS,
+        num_inference_steps=steps,
+        guidance_scale=GUIDANCE,
+        seed=seed,
+    )
 
 
 @contextmanager

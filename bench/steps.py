@@ -20,14 +20,12 @@ from typing import Any
 import grpc
 import torch
 from prometheus_client import CollectorRegistry
-from soundstage.artifact.v1 import artifact_pb2
-from soundstage.denoiser.v1 import denoiser_pb2 as pb
 from soundstage.denoiser.v1 import denoiser_pb2_grpc as rpc
 
-from bench.denoise import CALL_SECONDS, FAMILY, FPS, GUIDANCE, NUM_FRAMES, PROMPT, SIZE, BareLoop, served
+from bench.denoise import CALL_SECONDS, FAMILY, FPS, GUIDANCE, NUM_FRAMES, PROMPT, SIZE, BareLoop, request_of, served
 from bench.options import Options
 from bench.results import Figure, Results
-from libs.artifacts import AttemptPrefix, FolderStore, Ref, put_tensors, ref_to_proto, to_safetensors
+from libs.artifacts import AttemptPrefix, FolderStore, Ref, put_tensors, to_safetensors
 from libs.catalog import Catalog
 from libs.families import PipelineCache, Step, load_denoise, load_encode, use_threads
 from libs.families.diorama.positions import position_channels
@@ -238,16 +236,5 @@ def killed(conditioning: Mapping[str, Any], folder: Path, options: Options) -> i
 
 
 def _stream(channel: grpc.Channel, ref: Ref, attempt: str, seed: int) -> Any:  # noqa: ANN401  # gRPC's
-    request = pb.DenoiseRequest(
-        attempt=artifact_pb2.Attempt(tenant="bench", video_id="killed", attempt=attempt),
-        model=FAMILY,
-        conditioning=ref_to_proto(ref),
-        width=SIZE,
-        height=SIZE,
-        num_frames=NUM_FRAMES,
-        fps=FPS,
-        num_inference_steps=KILLED_STEPS,
-        guidance_scale=GUIDANCE,
-        seed=seed,
-    )
+    request = request_of(ref, "killed", attempt, KILLED_STEPS, seed)
     return rpc.DenoiserServiceStub(channel).Denoise(request, timeout=CALL_SECONDS)

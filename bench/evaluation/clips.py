@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from training.look import FAMILY, FPS, MODEL, Sampler, Sampling
 from training.scenes import render
 from training.scenes.base import Event, SceneSpec
 
-__all__ = ["Made", "Shown", "make", "rendered", "sounded"]
+__all__ = ["Made", "Shown", "heard", "make", "rendered", "small"]
 
 SMALL = 64
 """Sides at which most is measured: what the sound model sees, and all that a picture of 16 x 16 latents can promise."""
@@ -39,12 +41,11 @@ class Made:
 
 def make(asked: Sequence[Asked], sampler: Sampler, sampling: Sampling, seed: int) -> list[Made]:
     """The n-th clip takes seed + n. Says how far it is."""
-    sound = load_sound(MODEL, FAMILY)
     conditioning = sampler.encode([one.prompt for one in asked], [one.negative for one in asked])
     made = []
     for index, one in enumerate(asked):
         frames = sampler.sample(conditioning[index], sampling, seed + index)
-        clip = Shown(frames, sound(frames, float(FPS), one.prompt, "full", seed + index))
+        clip = Shown(frames, heard(frames, one.prompt, seed + index))
         made.append(Made(one, clip, rendered(one.spec, len(frames)) if one.spec else None))
         print(f"  {index + 1}/{len(asked)} {one.prompt!r}", flush=True)
     return made
@@ -57,10 +58,15 @@ def rendered(spec: SceneSpec, num_frames: int, size: int = SMALL, *, other: int 
     return Shown(frames, clip.sound.astype(np.float32), tuple(clip.events))
 
 
-def sounded(clip: Shown, prompt: str, seed: int) -> NDArray[np.float32]:
+def heard(frames: NDArray[np.uint8], prompt: str, seed: int) -> NDArray[np.float32]:
     """The trained sound for a picture."""
-    made: NDArray[np.float32] = load_sound(MODEL, FAMILY)(clip.frames, float(FPS), prompt, "full", seed)
+    made: NDArray[np.float32] = _sound()(frames, float(FPS), prompt, "full", seed)
     return made
+
+
+@lru_cache(maxsize=1)
+def _sound() -> Any:  # noqa: ANN401  # a SoundPipeline
+    return load_sound(MODEL, FAMILY)
 
 
 def small(frames: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -33,11 +33,10 @@ class Kept:
 def kept(asked: list[Asked], sampler: Sampler, sampling: Sampling, seed: int) -> Kept:
     """Gives each prompt the first frame of its rendered clip, and makes a short clip of it."""
     autoencoder = AutoencoderDiorama.from_pretrained(MODEL, low_cpu_mem_usage=False)
+    pictures = [rendered(one.spec, FRAMES, SIZE).frames[0] for one in asked if one.spec is not None]
+    encoded = sampler.encode([one.prompt for one in asked], images=pictures)
     rows = []
-    for index, one in enumerate(asked):
-        assert one.spec is not None
-        given = rendered(one.spec, FRAMES, SIZE).frames[0]
-        conditioning = sampler.encode([one.prompt], images=[given])[0]
+    for index, (given, conditioning) in enumerate(zip(pictures, encoded, strict=True)):
         made = sampler.sample(conditioning, Sampling(FRAMES, sampling.steps, sampling.guidance), seed + index)[0]
         drawn = redrawn(autoencoder, given)
         rows.append((psnr(made, given), psnr(made, drawn), psnr(drawn, given)))

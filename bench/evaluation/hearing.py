@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import find_peaks
 
-from bench.evaluation.clips import Shown, rendered, sounded
+from bench.evaluation.clips import Shown, heard, rendered
 from libs.families.diorama.vocoder import COLUMNS_PER_FRAME, analyse
 from training.captions import caption
 from training.scenes import FAMILIES, sample_spec
 from training.scenes.base import SIDE_POSITION, SceneSpec
+from training.sound_report import level
 
 SHARP = ("thunder", "boom", "eruption", "wave", "plop", "crackle")
 """Kinds of events that begin suddenly; an event carries the frame at which its sound begins."""
@@ -54,7 +55,7 @@ def synchrony(clips: int, frames: int) -> Synchrony:
         spec = sample_spec(rng, family)
         clip = rendered(spec, frames)
         shown.append(clip)
-        made.append(sounded(clip, caption(spec, rng), SEED))
+        made.append(heard(clip.frames, caption(spec, rng), SEED))
     own, strangers, best = [], [], []
     for index, clip in enumerate(shown):
         real, mine, other = (
@@ -113,13 +114,8 @@ def balance(sound: NDArray[np.float32]) -> float:
     return float(10 * np.log10(right / left))
 
 
-def level(sound: NDArray[np.float32]) -> float:
-    """Decibels of both channels' mean power."""
-    return float(10 * np.log10((sound**2).mean() + 1e-9))
-
-
 def _heard(spec: SceneSpec, frames: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    return sounded(rendered(spec, frames), caption(spec, rng), SEED)
+    return heard(rendered(spec, frames).frames, caption(spec, rng), SEED)
 
 
 def _with_events() -> list[str]:

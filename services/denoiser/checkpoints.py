@@ -13,7 +13,6 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from libs.artifacts import TENSORS_MEDIA_TYPE, AttemptPrefix, Ref, Store, Stored, get_tensors, to_safetensors
 from libs.errors import FailedPrecondition, SoundstageError
@@ -78,9 +75,8 @@ class Checkpoints:
 
         Raises what the store raises when it cannot be looked through.
         """
-        prefix = job.prefix
-        found = list(self._store.walk(f"{prefix.tenant}/{prefix.video_id}/{prefix.stage}"))
-        for _, stored, sha256 in sorted(_named(found), key=lambda one: one[0], reverse=True):
+        found = _of_video(self._store, job.prefix)
+        for _, stored, sha256 in sorted(found, key=lambda one: one[0], reverse=True):
             ref = Ref(self._store.uri_of(stored.key), TENSORS_MEDIA_TYPE, stored.size_bytes, sha256)
             state = self._read(ref, fingerprint)
             if state is not None:
@@ -103,9 +99,9 @@ class Checkpoints:
 
     def _read(self, ref: Ref, fingerprint: str) -> LoopState | None:
         try:
-            state = load(self._store.get(ref))
+            state = get_tensors(self._store, ref)
             fits = _text(state.pop(_FINGERPRINT)) == fingerprint
-        except (FailedPrecondition, SafetensorError, KeyError) as error:
+        except (FailedPrecondition, KeyError) as error:
             self._metrics.checkpoint("damaged")
             _log.warning("checkpoint passed over", extra={"uri": ref.uri, "cause": str(error)})
             return None
@@ -180,10 +176,8 @@ class Keeper:
         return Written(step, ref)
 
     def _delete_all(self) -> None:
-        prefix = self._prefix
         try:
-            found = list(self._store.walk(f"{prefix.tenant}/{prefix.video_id}/{prefix.stage}"))
-            self._store.delete([stored.key for _, stored, _ in _named(found)])
+            self._store.delete([stored.key for _, stored, _ in _of_video(self._store, self._prefix)])
         except SoundstageError as error:  # the collector comes for what is left
             _log.info("checkpoints not deleted", extra={"cause": str(error)})
 
@@ -197,11 +191,11 @@ def fingerprint_of(job: DenoiseJob, model_dir: Path, cache_threshold: float) -> 
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _named(found: list[Stored]) -> Iterator[tuple[int, Stored, str]]:
-    for stored in found:
-        match = _NAME.fullmatch(stored.key.rpartition("/")[2])
-        if match:
-            yield int(match[1]), stored, match[2]
+def _of_video(store: Store, prefix: AttemptPrefix) -> list[tuple[int, Stored, str]]:
+    """Steps, place and SHA-256 of every checkpoint of all attempts."""
+    stored = store.walk(f"{prefix.tenant}/{prefix.video_id}/{prefix.stage}")
+    matches = ((one, _NAME.fullmatch(one.key.rpartition("/")[2])) for one in stored)
+    return [(int(match[1]), one, match[2]) for one, match in matches if match]
 
 
 def _text(array: np.ndarray) -> str:

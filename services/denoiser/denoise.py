@@ -167,7 +167,7 @@ class Denoiser:
         return self._checkpoints.given(job.checkpoint, fingerprint)
 
     def _refuse_a_crowd(self) -> None:
-        if len(self._places) >= self._capacity.waiting:
+        if self._places.full and len(self._places) >= self._capacity.waiting:
             raise ResourceExhausted(
                 f"{self._capacity.active} videos are at work and {self._capacity.waiting} wait, the most this server "
                 "takes: try again when one has ended",

@@ -44,6 +44,11 @@ class Line:
         """How many wait."""
         return len(self._waiting)
 
+    @property
+    def full(self) -> bool:
+        """Whether who comes now has to wait."""
+        return len(self._waiting) >= self._free
+
     def enter(self, who: Urgency, raise_if_cancelled: Callable[[], None], told: Callable[[int], None]) -> None:
         """Waits for a place. ``told``: how many go before, whenever that changes.
 

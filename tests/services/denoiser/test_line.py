@@ -74,6 +74,14 @@ def test_as_many_are_in_as_there_are_places_and_the_others_know_who_is_before() 
     assert len(line) == 0
 
 
+def test_a_line_is_full_when_who_comes_has_to_wait() -> None:
+    line = Line(1)
+    assert not line.full
+    with Place(line, Urgency(STANDARD, inf), never):
+        assert line.full
+    assert not line.full
+
+
 def test_a_less_urgent_one_waits_for_one_that_comes_back_at_once() -> None:
     line, order = Line(1), list[Urgency]()
     batch = Entrant(line, Urgency(BATCH, inf), order)
