@@ -15,7 +15,7 @@ WITH_TRITON = $(if $(filter 1,$(TRITON)),--triton)
 .DEFAULT_GOAL := help
 # proto-check rewrites files that the other checks read.
 .NOTPARALLEL:
-.PHONY: help setup video up down status run fmt lint types imports test test-unit test-e2e test-extras test-gpu proto proto-lint \
+.PHONY: help setup video up down status run fmt lint types imports test test-unit test-e2e test-extras test-images test-gpu images proto proto-lint \
 	proto-check proto-breaking ci bench eval crash-matrix histories train gallery lock clean
 
 help: ## This list
@@ -82,6 +82,12 @@ test-e2e: $(READY) ## The tests that start every service and make videos
 
 test-extras: $(READY) ## Start each service with only its own extra installed, as in its image: minutes and gigabytes; SERVICE=one
 	@$(BIN)/python -m tools.extras $(SERVICE)
+
+images: $(READY) ## Build the services' images with podman or docker, and their lists of parts: SERVICE=one
+	@$(BIN)/python -m tools.containers.images $(SERVICE)
+
+test-images: $(READY) ## Build every image and make a video in the chart's pods, by podman, as root: ten minutes and gigabytes
+	@$(BIN)/python -m tools.containers
 
 test-gpu: $(READY) ## The tests that need a GPU
 	@$(BIN)/pytest -q -m gpu

@@ -1,0 +1,1 @@
+"""Images of the services, and the chart's pods on this machine without Kubernetes."""
