@@ -12,7 +12,9 @@ from typing import Any
 
 SCHEMA = Path(__file__).resolve().parent.parent / "deploy/helm/soundstage/values.schema.json"
 SERVICES = ("gateway", "encoder", "denoiser", "audio", "muxer")
-WIRED = frozenset({"artifacts_url", "grace_seconds", "grpc_port", "host", "log_level", "metrics_port", "models_dir"})
+WIRED = frozenset(
+    {"artifacts_url", "grace_seconds", "grpc_port", "host", "log_level", "metrics_port", "models_dir", "pod_name"}
+)
 """Of every service: other keys of the values say these. So do keys for whatever has one of the beginnings."""
 WIRED_BEGINNINGS = ("s3_", "tls_")
 WIRED_TRITON = "triton_addresses"

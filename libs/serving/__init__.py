@@ -4,6 +4,7 @@ from libs.serving.admission import Admit, caller
 from libs.serving.channel import open_channel
 from libs.serving.interceptors import InvalidMessage
 from libs.serving.passing import in_passing_thread
+from libs.serving.pod_cost import telling_pod_cost
 from libs.serving.server import Endpoint, RunningServer, running, serve
 from libs.serving.settings import ServiceSettings
 from libs.serving.stage import Cancelled, Done, Heartbeat, Progress, RecordingStage, Stage, run_stage, stop_stage
@@ -35,4 +36,5 @@ __all__ = [
     "serve",
     "status_of",
     "stop_stage",
+    "telling_pod_cost",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "RecordingStage",
     "Stage",
     "abandon_work",
+    "at_work",
     "run_stage",
     "stop_stage",
     "wait_until_idle",
@@ -230,6 +231,11 @@ async def _until_over(future: asyncio.Future[R]) -> None:
     if not future.cancelled():
         # Marks an exception as seen: the caller who would have wanted it is gone.
         future.exception()
+
+
+def at_work() -> int:
+    """How many calls of stages are at work in this process."""
+    return len(_at_work)
 
 
 async def wait_until_idle(timeout_seconds: float) -> bool:

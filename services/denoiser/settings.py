@@ -23,6 +23,9 @@ class DenoiserSettings(ServiceSettings):
     warm_models: tuple[str, ...] | None = None
     """Models to load before health says SERVING, as a JSON list; unset: all there are. Others load on first use."""
 
+    pod_name: str = ""
+    """Name of this pod in Kubernetes, whose deletion cost then follows its work; empty: nobody is told."""
+
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
     """Longest silence of a stream. Callers take a longer one for a dead stage."""
 

@@ -45,6 +45,7 @@ TOGGLES: dict[str, dict[str, Mapping[str, Any]]] = {
         "keda to zero": {"autoscaling": {"mode": "keda", "queue": {"scaleToZero": True}}},
         "hpa": {"autoscaling": {"mode": "hpa"}},
     },
+    "deletion cost": {"none": {}, "told": {"autoscaling": {"deletionCost": {"enabled": True}}}},
     "tls inside": {
         "none": {},
         "cert-manager": {"tls": {"internal": {"enabled": True, "certManager": ISSUER}}},

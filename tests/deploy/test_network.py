@@ -20,7 +20,7 @@ STORES: set[Arrow] = {(caller, "seaweedfs", 8333) for caller in ("gateway-api", 
     for caller in ("gateway-api", "gateway-worker")
     for store, port in (("postgresql", 5432), ("temporal", 7233))
 }
-PORTS = (50051, 9090, 8000, 8001, 8002, 5432, 7233, 8333, 9000, 443, 80)
+PORTS = (50051, 9090, 8000, 8001, 8002, 5432, 7233, 8333, 9000, 443, 80, 6443)
 PROMETHEUS, DNS, ANYWHERE = "prometheus", "dns", "anywhere"
 STRANGERS: dict[str, dict[str, Any]] = {
     PROMETHEUS: {"namespace": {"kubernetes.io/metadata.name": "monitoring"}, "labels": {}, "inside": True},
@@ -190,3 +190,9 @@ def test_without_policies_everybody_reaches_everybody() -> None:
     """So that the computation can tell the difference."""
     manifests = render(values=merged(OUTSIDE, TOGGLES["network"]["none"]))
     assert ("audio", "denoiser", 50051) in inside(manifests)
+
+
+def test_the_denoiser_alone_reaches_kubernetes_to_tell_its_deletion_cost() -> None:
+    arrows = to_outside(render(values=merged(OUTSIDE, TOGGLES["deletion cost"]["told"])))
+    assert {component for component, who, port in arrows if (who, port) == (ANYWHERE, 6443)} == {"denoiser"}
+    assert 6443 not in {port for _, _, port in to_outside(render(values=OUTSIDE))}

@@ -186,3 +186,19 @@ def test_to_zero_only_when_asked_for_and_never_the_workers() -> None:
     manifests = render(values=merged(merged(OUTSIDE, TOGGLES["scaling"]["keda to zero"]), TOGGLES["triton"]["pools"]))
     least = {one["metadata"]["name"]: one["spec"]["minReplicaCount"] for one in of_kind(manifests, "ScaledObject")}
     assert least == {"soundstage-gateway-worker": 2, "soundstage-triton-small": 0, "soundstage-triton-large": 0}
+
+
+def test_only_the_denoiser_gets_a_token_and_only_to_patch_pods() -> None:
+    told = render(values=merged(OUTSIDE, TOGGLES["deletion cost"]["told"]))
+    (role,) = (manifest for manifest in told if manifest["kind"] == "Role")
+    (binding,) = (manifest for manifest in told if manifest["kind"] == "RoleBinding")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    with_token = {
+        manifest["metadata"]["name"]
+        for manifest in told
+        if manifest["kind"] == "Deployment"
+        and any("projected" in volume for volume in manifest["spec"]["template"]["spec"]["volumes"])
+    }
+    assert with_token == {"soundstage-denoiser"}
+    assert not [m for m in render(values=OUTSIDE) if m["kind"] in ("Role", "RoleBinding")]

@@ -18,6 +18,10 @@
   {{- include "soundstage.fromSecret" (dict "name" $root.Values.s3.existingSecret.name "key" $root.Values.s3.existingSecret.accessKeyKey) | nindent 2 }}
 - name: {{ $prefix }}S3_SECRET_KEY
   {{- include "soundstage.fromSecret" (dict "name" $root.Values.s3.existingSecret.name "key" $root.Values.s3.existingSecret.secretKeyKey) | nindent 2 }}
+{{- if include "soundstage.tellsCost" . }}
+- name: {{ $prefix }}POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+{{- end }}
 {{- if hasPrefix "gateway-" .component }}
 - name: {{ $prefix }}DATABASE_URL
   {{- include "soundstage.fromSecret" $root.Values.postgresql.existingSecret | nindent 2 }}

@@ -1,6 +1,6 @@
 {{/*
 A component's NetworkPolicy: just the arrows of the architecture. Arguments: root, component, from and to (components),
-stores (postgresql, temporal, s3, oidc), everybody (may callers come from outside), tested (by `helm test`).
+stores (postgresql, temporal, s3, oidc, kubernetes), everybody (may callers come from outside), tested (by `helm test`).
 */}}
 
 {{- define "soundstage.networkPolicy" -}}

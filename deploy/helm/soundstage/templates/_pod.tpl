@@ -54,6 +54,9 @@ spec:
             {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
             - {name: {{ $name }}, mountPath: /etc/soundstage/{{ $name }}, readOnly: true}
             {{- end }}
+            {{- if include "soundstage.tellsCost" . }}
+            - {name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+            {{- end }}
             {{- with $values.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -68,9 +71,23 @@ spec:
         - name: {{ $name }}
           secret: {secretName: {{ $secret }}, defaultMode: 0440}
         {{- end }}
+        {{- if include "soundstage.tellsCost" . }}
+        - name: kubernetes
+          projected:
+            defaultMode: 0440
+            sources:
+              - serviceAccountToken: {path: token, expirationSeconds: 3607}
+              - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+              - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+        {{- end }}
         {{- with $values.extraVolumes }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+{{- end -}}
+
+{{/* "true" where a component tells Kubernetes its deletion cost, or nothing. */}}
+{{- define "soundstage.tellsCost" -}}
+{{- ternary "true" "" (and (eq .component "denoiser") .root.Values.autoscaling.deletionCost.enabled) -}}
 {{- end -}}
 
 {{/* What every pod of the chart has. */}}
