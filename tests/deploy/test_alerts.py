@@ -57,7 +57,7 @@ BUDGETS = {
     "SoundstageCallsFail": "the budget of 30 days (99.9 % of the calls are answered)",
 }
 FACTORS = dict(zip(WINDOWS, ("14.4", "6", "3", "1"), strict=True))
-QUIET: dict[str, list[Raised]] = {moment: [] for moment in ("10m", "40m", "62m", "120m", "185m", "300m")}
+QUIET: dict[str, list[Raised]] = {moment: [] for moment in ("10m", "40m", "62m", "120m", "185m")}
 """After the time of each window."""
 
 
@@ -97,7 +97,7 @@ def burn_rates(alert: str, bad: str, good: str, shares: Sequence[float], enough:
     }
     yield case("each window after its time", *steadily(shares[0]), begins)
     for index, share in enumerate(shares[1:], start=1):
-        yield case(f"{share:g} %", *steadily(share), {"240m": burning(alert, f"{share:g}%", *WINDOWS[index:])})
+        yield case(f"{share:g} %", *steadily(share), {"185m": burning(alert, f"{share:g}%", *WINDOWS[index:])})
     failed = round(shares[0] * 100)
     # The long windows still see it at 20m and 45m: the short ones of 5 and 30 minutes say that it is over.
     over = {"10m": at("1h"), "45m": [], "59m": []}

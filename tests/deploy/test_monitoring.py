@@ -54,6 +54,7 @@ def exported() -> dict[str, set[str]]:
     return found
 
 
+@cache
 def rules() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
@@ -69,7 +70,7 @@ def queries() -> Iterator[tuple[str, str]]:
         board = json.loads(path.read_text())
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
-                series, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]).groups()  # type: ignore[union-attr]
+                ((series, label),) = re.findall(r"^label_values\((\w+), (\w+)\)$", variable["query"])
                 yield f"{path.stem}: ${variable['name']}", f"sum by ({label}) ({series})"
         for panel in board["panels"]:
             yield from ((f"{path.stem}: {panel['title']}", target["expr"]) for target in panel["targets"])
