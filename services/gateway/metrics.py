@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.gateway.video import State
+
 VIDEOS_ACCEPTED = Counter("soundstage_gateway_videos_accepted_total", "Videos accepted.")
 VIDEOS_ENDED = Counter("soundstage_gateway_videos_ended_total", "Videos that reached a terminal state.", ["state"])
+for _ended in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
+    VIDEOS_ENDED.labels(_ended.value)  # from 0 on: a series that begins with 1 has not increased, for Prometheus
 STAGE_SECONDS = Histogram(
     "soundstage_gateway_stage_seconds",
     "Seconds of a stage's successful attempt, as the gateway saw it.",
@@ -34,3 +38,18 @@ WANTED_REPLICAS = Gauge(
     "soundstage_gateway_wanted_replicas", "Videos that should be at work and still need denoising.", ["model"]
 )
 WANTED_PLACES = Gauge("soundstage_gateway_wanted_places", "Videos that should be at work.", ["model"])
+QUEUE_READ = Gauge(
+    "soundstage_gateway_queue_read_timestamp_seconds",
+    "When this worker last read the queue for these figures; 0 where there is none.",
+)
+_TENANT = "A tenant's videos: those with the most of them by name, the others together."
+TENANT_QUEUED = Gauge("soundstage_gateway_tenant_queued_videos", f"{_TENANT} That wait for a place.", ["tenant"])
+TENANT_AT_WORK = Gauge("soundstage_gateway_tenant_at_work_videos", f"{_TENANT} That have a place.", ["tenant"])
+TENANT_ENDED = Gauge(
+    "soundstage_gateway_tenant_ended_videos", f"{_TENANT} That ended within the last hour.", ["tenant", "state"]
+)
+TENANT_CREDITS = Gauge(
+    "soundstage_gateway_tenant_spent_credits",
+    f"{_TENANT} Credits of those that ended within the last hour.",
+    ["tenant"],
+)

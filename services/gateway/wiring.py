@@ -28,7 +28,7 @@ from services.gateway.collectable import Collectable
 from services.gateway.collector import Collector
 from services.gateway.concepts import Bank, Concepts
 from services.gateway.database import Database
-from services.gateway.demand import Demand
+from services.gateway.demand import Demand, show_every
 from services.gateway.dispatcher import Dispatcher
 from services.gateway.door import Door, GuardedDoor, OpenDoor
 from services.gateway.embeddings import Embedder, GrpcEmbedder, NoEmbedder
@@ -49,6 +49,7 @@ from services.gateway.standing import Expectations, Standings
 from services.gateway.sweeper import Sweeper
 from services.gateway.tenants import Allowance, Tenants
 from services.gateway.tokens import TokenRules, Tokens
+from services.gateway.usage import Usage
 from services.gateway.videos import Limits, Videos
 from services.gateway.workflow import MakeVideo
 
@@ -215,7 +216,8 @@ class Gateway:
         settings = self._settings
         if settings.demand_every_seconds > 0:
             demand = Demand(self._database, settings.demand_clear_seconds, settings.demand_seconds_per_unit)
-            self._in_background(demand.run(settings.demand_every_seconds))
+            usage = Usage(self._database)
+            self._in_background(show_every(settings.demand_every_seconds, demand.show, usage.show))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Until the process stops. If the work ends by itself, the process does: half a gateway is worse than none."""

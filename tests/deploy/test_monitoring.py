@@ -54,6 +54,7 @@ def exported() -> dict[str, set[str]]:
     return found
 
 
+@cache
 def rules() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
@@ -66,7 +67,12 @@ def queries() -> Iterator[tuple[str, str]]:
     for rule in rules():
         yield rule.get("alert") or rule["record"], rule["expr"]
     for path in DASHBOARDS:
-        for panel in json.loads(path.read_text())["panels"]:
+        board = json.loads(path.read_text())
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query":
+                ((series, label),) = re.findall(r"^label_values\((\w+), (\w+)\)$", variable["query"])
+                yield f"{path.stem}: ${variable['name']}", f"sum by ({label}) ({series})"
+        for panel in board["panels"]:
             yield from ((f"{path.stem}: {panel['title']}", target["expr"]) for target in panel["targets"])
 
 
@@ -127,6 +133,7 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
 def test_burn_rates_are_those_of_the_objective() -> None:
     """Two windows each, 14.4, 6, 3 and 1 times the budget."""
     budgets = {"videos-failed": 0.01, "calls-failed": 0.001}
+    enough = {"videos-failed": 3, "calls-failed": 5}
     factors = {"1h": 14.4, "6h": 6, "1d": 3, "3d": 1}
     burning = [alert for alert in alerts() if "slo" in alert["labels"]]
     assert len(burning) == len(budgets) * len(factors)
@@ -135,6 +142,7 @@ def test_burn_rates_are_those_of_the_objective() -> None:
         expected = budgets[alert["labels"]["slo"]] * factors[alert["labels"]["window"]]
         assert [pytest.approx(expected)] == list(limits)
         assert f"ratio_rate{alert['labels']['window']} " in alert["expr"]
+        assert alert["expr"].endswith(f"[{alert['labels']['window']}])) >= {enough[alert['labels']['slo']]}")
 
 
 def test_attempts_that_are_nobodys_fault_raise_no_alert() -> None:
@@ -150,4 +158,4 @@ def test_dashboards_and_rules_are_rendered_whole() -> None:
     assert len(rule["spec"]["groups"]) == len(yaml.safe_load(RULES.read_text())["groups"])
     boards = [json.loads(*board["data"].values()) for board in of_kind(manifests, "ConfigMap")]
     assert {board["uid"] for board in boards} == {f"soundstage-{path.stem}" for path in DASHBOARDS}
-    assert len(boards) >= 3
+    assert {path.stem for path in DASHBOARDS} >= {"overview", "video", "capacity", "tenants"}
