@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import yaml
 from pydantic import ValidationError
 
 from deploy.doctor.checking import Checking, Finding
 from deploy.doctor.cluster import ClusterDoctor
-from deploy.doctor.kubeconfig import KubeconfigError, connect
+from deploy.doctor.kubeconfig import connect
 from deploy.doctor.settings import DoctorSettings
 from deploy.doctor.stores import Stores
 from deploy.doctor.values import Values, values_checks
@@ -62,10 +61,8 @@ def main(
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
         raise click.UsageError(f"settings that cannot be read: {wrong}") from error
-    except (KubeconfigError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
-    except yaml.YAMLError as error:
-        raise click.UsageError(f"a values file is no YAML: {error}") from error
     findings = []
     for finding in _examine(settings, values, cluster, seconds):
         findings.append(finding)

@@ -74,14 +74,15 @@ def why(error: BaseException) -> str:
 
     The text of an error is never shown: urllib3's hold signed URLs, and those about a database's URL its password.
     """
-    first: BaseException = error
-    while (deeper := first.__cause__ or first.__context__) is not None:
-        first = deeper
-    if isinstance(first, TimeoutError):
-        return "no answer in time"
-    if isinstance(first, OSError):
-        return str(getattr(first, "verify_message", "") or first.strerror or type(first).__name__)
-    return type(error).__name__
+    told = type(error).__name__
+    one: BaseException | None = error
+    while one is not None:  # the deepest is the system's
+        if isinstance(one, TimeoutError):
+            told = "no answer in time"
+        elif isinstance(one, OSError):
+            told = str(getattr(one, "verify_message", "") or one.strerror or told)
+        one = one.__cause__ or one.__context__
+    return told
 
 
 def _in_time(run: Callable[[], Outcome], seconds: float) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +94,8 @@ class ClusterDoctor:
 
     def gpus(self) -> Outcome:
         nodes = self._gpu_nodes()
+        if nodes is None:
+            return warn("you may not list nodes", f"see yourself that some offer {GPU}")
         there, wanted = sum(int(node["status"]["allocatable"][GPU]) for node in nodes), self.values.gpus
         if not there:
             fix = "install NVIDIA's GPU operator or device plugin, or add nodes"
@@ -104,7 +106,7 @@ class ClusterDoctor:
         return ok(found) if there >= wanted else warn(found, "some pods will wait: add nodes, or fewer replicas")
 
     def driver(self) -> Outcome:
-        versions = Counter(_driver(node) for node in self._gpu_nodes())
+        versions = Counter(_driver(node) for node in self._gpu_nodes() or [])
         unknown = versions.pop("", 0)
         said = ", ".join(f"{version} on {count}" for version, count in sorted(versions.items()))
         if unknown:
@@ -133,7 +135,7 @@ class ClusterDoctor:
         if mode == "hpa":
             yield Check("cluster external metrics", self._external_metrics, needs="cluster version")
 
-    def _offers(self, version: str, resources: list[str], fix: str) -> Any:  # noqa: ANN401  a check's `run`
+    def _offers(self, version: str, resources: list[str], fix: str) -> Callable[[], Outcome]:
         def look() -> Outcome:
             status, said = self.api.ask("GET", f"/apis/{version}")
             there = {one.get("name") for one in said.get("resources") or []} if status == 200 else set()
@@ -171,20 +173,21 @@ class ClusterDoctor:
         _, said = self.api.ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
         return bool((said.get("status") or {}).get("allowed"))
 
-    def _gpu_nodes(self) -> list[dict[str, Any]]:
+    def _gpu_nodes(self) -> list[dict[str, Any]] | None:
+        """Those that offer GPUs; None where nodes may not be listed."""
         nodes: list[dict[str, Any]] = []
         following = ""
         while True:
             status, said = self.api.ask("GET", f"/api/v1/nodes?limit={PAGE}{following}")
             if status != 200:
-                raise PermissionError(status, f"nodes may not be listed ({status})")
+                return None
             nodes += said.get("items") or []
             if not (token := (said.get("metadata") or {}).get("continue")):
                 break
             following = f"&continue={token}"
         return [node for node in nodes if int((node["status"].get("allocatable") or {}).get(GPU, 0))]
 
-    def _reader(self, secret: NamedSecret) -> Any:  # noqa: ANN401  a check's `run`
+    def _reader(self, secret: NamedSecret) -> Callable[[], Outcome]:
         return lambda: self._read(secret)
 
     def _read(self, secret: NamedSecret) -> Outcome:

@@ -116,9 +116,8 @@ def _from_plugin(plugin: dict[str, Any]) -> dict[str, Any]:
         )
         status = json.loads(done.stdout)["status"]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
-        raise KubeconfigError(
-            f"the credential plugin {plugin.get('command')} failed ({type(error).__name__})"
-        ) from error
+        what = f"the credential plugin {plugin.get('command')} failed ({type(error).__name__})"
+        raise KubeconfigError(what) from error
     given = {"token": status.get("token")}
     for ours, theirs in (("client-certificate-data", "clientCertificateData"), ("client-key-data", "clientKeyData")):
         if pem := status.get(theirs):

@@ -136,6 +136,4 @@ def _refused(error: Exception, host: str, port: int) -> Outcome:
             return fail(f"refused: {error}", fix.format(url=URL))
     if isinstance(error, asyncpg.PostgresError):
         return fail(f"refused: {error}", "see the server's log")
-    return fail(
-        f"{host}:{port}: {why(error)}", "see that the server runs, its port is right and listen_addresses has it"
-    )
+    return fail(f"{host}:{port}: {why(error)}", "see that the server runs, and listens on this address and port")

@@ -88,10 +88,8 @@ class S3Doctor:
         except S3Error as error:
             if error.code == "NoSuchBucket":
                 return fail(f"{self.address.bucket} is not there", FIXES["NoSuchBucket"])
-            return fail(
-                f"{self.address.bucket}: listing is refused ({error.code})",
-                "allow s3:ListBucket: old files are looked for",
-            )
+            found = f"{self.address.bucket}: listing is refused ({error.code})"
+            return fail(found, "allow s3:ListBucket: files whose time is over are looked for by it")
         return ok(f"{self.address.bucket} is there")
 
     def objects(self) -> Outcome:
@@ -186,5 +184,5 @@ def _skew(date: str | None, now: datetime) -> Outcome:
 
 
 def _refused(error: S3Error) -> Outcome:
-    fix = FIXES.get(error.code, "allow s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket to the key")
+    fix = FIXES.get(str(error.code), "allow s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket to the key")
     return fail(f"refused: {error.code}", fix)

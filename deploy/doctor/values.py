@@ -42,7 +42,10 @@ class Values:
     def __init__(self, files: Sequence[Path], defaults: Path = DEFAULTS) -> None:
         self._all: dict[str, Any] = {}
         for file in (defaults, *files):
-            said = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            try:
+                said = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            except yaml.YAMLError as error:  # its text would show some of the file
+                raise ValueError(f"{file} is no YAML") from error
             if not isinstance(said, dict):
                 raise ValueError(f"{file}: not a map of values")  # noqa: TRY004  a file's content, not a caller's type
             self._all = _merged(self._all, said)
@@ -68,36 +71,37 @@ class Values:
     @property
     def artifacts_url(self) -> str:
         """Empty for the store that the release brings itself."""
-        s3 = self.at("s3")
-        if self.at("bundled.seaweedfs.enabled") or not s3["endpoint"]:
+        bucket, endpoint, region = (self.at(f"s3.{name}") for name in ("bucket", "endpoint", "region"))
+        if self.at("bundled.seaweedfs.enabled") or not endpoint:
             return ""
-        secure = str(bool(s3["secure"])).lower()
-        return f"s3://{s3['bucket']}?endpoint={s3['endpoint']}&secure={secure}&region={s3['region']}"
+        return f"s3://{bucket}?endpoint={endpoint}&secure={str(bool(self.at('s3.secure'))).lower()}&region={region}"
 
     @property
     def gpus(self) -> int:
         """As many as the release asks for before anything scales."""
-        pools = self.at("triton.pools") if self.at("triton.enabled") else []
-        parts = [*(pools or []), *(self.at(key) for key in COMPONENTS.values())]
-        return sum(int(part.get("replicas", 1)) * _gpus(part) for part in parts)
+        return sum(int(part.get("replicas", 1)) * _gpus(part) for part in self._pods())
 
     @property
     def asks_for_gpus(self) -> bool:
-        pools = self.at("triton.pools") if self.at("triton.enabled") else []
-        return any(_gpus(part) for part in [*(pools or []), *(self.at(key) for key in COMPONENTS.values())])
+        return any(_gpus(part) for part in self._pods())
 
     def secrets(self) -> Iterator[NamedSecret]:
-        s3 = self.at("s3.existingSecret")
-        yield NamedSecret("s3.existingSecret", s3["name"], (s3["accessKeyKey"], s3["secretKeyKey"]))
-        yield self._secret_with_key("postgresql.existingSecret")
+        yield self._secret("s3.existingSecret", "accessKeyKey", "secretKeyKey")
+        yield self._secret("postgresql.existingSecret", "key")
         if self.scales_by_keda:
-            yield self._secret_with_key("autoscaling.keda.existingSecret")
+            yield self._secret("autoscaling.keda.existingSecret", "key")
         if self.at("bundled.postgresql.enabled"):
-            yield self._secret_with_key("bundled.postgresql.existingSecret")
+            yield self._secret("bundled.postgresql.existingSecret", "key")
         yield from self._certificates()
 
-    def _secret_with_key(self, path: str) -> NamedSecret:
-        return NamedSecret(path, self.at(path)["name"], (self.at(path)["key"],))
+    def _secret(self, path: str, *keys: str) -> NamedSecret:
+        return NamedSecret(path, self.at(f"{path}.name") or "", tuple(self.at(f"{path}.{key}") or "" for key in keys))
+
+    def _pods(self) -> Iterator[Mapping[str, Any]]:
+        if self.at("triton.enabled"):
+            yield from self.at("triton.pools") or []
+        for key in COMPONENTS.values():
+            yield self.at(key) or {}
 
     def _certificates(self) -> Iterator[NamedSecret]:
         if self.at("tls.internal.enabled"):
