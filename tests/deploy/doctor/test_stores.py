@@ -130,7 +130,7 @@ def test_a_server_that_is_no_s3() -> None:
 
         do_PUT = do_DELETE = do_GET  # noqa: N815
 
-        def date_time_string(self, timestamp: float | None = None) -> str:
+        def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002
             return super().date_time_string(time.time() - 3600)
 
         def log_message(self, *_: object) -> None:
