@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -270,6 +271,19 @@ def quota(client: SoundstageClient, as_json: bool) -> None:
     """Shows who you are to the server, your limits, and the credits left."""
     answer = client.quota()
     click.echo(MessageToJson(answer) if as_json else quota_text(answer))
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def doctor(arguments: tuple[str, ...]) -> None:
+    """Checks stores, values and a cluster before an install (see doctor --help)."""
+    try:
+        # By name and only here: the client itself knows nothing of databases and clusters, nor has their packages.
+        command = import_module("deploy.doctor.__main__").main
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed here; doctor needs: pip install 'soundstage[ops]'"
+        raise ProblemForPeople(message, 2) from error
+    command.main(args=list(arguments), prog_name="soundstage doctor")
 
 
 def _spec_arguments(options: dict[str, Any]) -> dict[str, Any]:

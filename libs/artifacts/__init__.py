@@ -6,7 +6,7 @@ One port (`Store`), three stores (`S3Store`, `FolderStore`, `MemoryStore`), open
 from libs.artifacts.convert import prefix_from_proto, ref_from_proto, ref_to_proto
 from libs.artifacts.folder import FolderStore
 from libs.artifacts.memory import MemoryStore
-from libs.artifacts.opening import open_store
+from libs.artifacts.opening import open_store, s3_address
 from libs.artifacts.ref import AttemptPrefix, Ref, Stored, checked_key
 from libs.artifacts.s3 import S3Address, S3Store
 from libs.artifacts.store import Store
@@ -29,5 +29,6 @@ __all__ = [
     "put_tensors",
     "ref_from_proto",
     "ref_to_proto",
+    "s3_address",
     "to_safetensors",
 ]

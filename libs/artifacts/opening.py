@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from libs.artifacts.folder import FolderStore
 from libs.artifacts.memory import MemoryStore
 from libs.artifacts.s3 import S3Address, S3Store
 from libs.artifacts.store import Store
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "s3_address"]
 
 _S3_OPTIONS = {"endpoint", "secure", "region", "public_endpoint"}
 _memories: dict[str, MemoryStore] = {}
@@ -30,7 +30,7 @@ def open_store(url: str, *, access_key: str = "", secret_key: str = "", public_e
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return FolderStore(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc and parts.path in ("", "/"):
-        return S3Store(_s3_address(parts, public_endpoint), access_key=access_key, secret_key=secret_key)
+        return S3Store(s3_address(url, public_endpoint), access_key=access_key, secret_key=secret_key)
     if parts.scheme == "memory" and parts.netloc:
         with _memories_lock:
             return _memories.setdefault(parts.netloc, MemoryStore(parts.netloc))
@@ -39,7 +39,9 @@ def open_store(url: str, *, access_key: str = "", secret_key: str = "", public_e
     )
 
 
-def _s3_address(parts: SplitResult, public_endpoint: str) -> S3Address:
+def s3_address(url: str, public_endpoint: str = "") -> S3Address:
+    """What an ``s3://`` URL says, without opening anything; raises ValueError saying what is wrong with it."""
+    parts = urlsplit(url)
     options = {name: values[-1] for name, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
     if unknown := options.keys() - _S3_OPTIONS:
         raise ValueError(f"artifacts URL: unknown option {sorted(unknown)}; known are {sorted(_S3_OPTIONS)}")

@@ -39,6 +39,15 @@ class S3Address:
     region: str = "us-east-1"
     public_endpoint: str = ""
 
+    @property
+    def outer_host(self) -> tuple[str, bool]:
+        """host:port for callers, and whether it is TLS: as the inner endpoint where nothing else is said."""
+        outer = self.public_endpoint or self.endpoint
+        if "://" not in outer:
+            return outer, self.secure
+        parts = urlsplit(outer)
+        return parts.netloc, parts.scheme == "https"
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -63,7 +72,7 @@ class S3Store:
         connect = partial(Minio, access_key=access_key, secret_key=secret_key, region=address.region, http_client=pool)
         self._client = connect(address.endpoint, secure=address.secure)
         # The host is part of a signature: a URL signed for the inner address is refused at the outer one.
-        host, secure = _outer_host(address)
+        host, secure = address.outer_host
         self._signer = connect(host, secure=secure)
         self._bucket_lock = threading.Lock()
         self._bucket_ready = False
@@ -192,12 +201,3 @@ def _http_pool(patience: Patience) -> urllib3.PoolManager:
     )
     timeout = urllib3.Timeout(connect=patience.connect_seconds, read=patience.silence_seconds)
     return urllib3.PoolManager(maxsize=16, timeout=timeout, retries=retry)
-
-
-def _outer_host(address: S3Address) -> tuple[str, bool]:
-    """host:port for callers, and whether it is TLS: as the inner endpoint where nothing else is said."""
-    outer = address.public_endpoint or address.endpoint
-    if "://" not in outer:
-        return outer, address.secure
-    parts = urlsplit(outer)
-    return parts.netloc, parts.scheme == "https"

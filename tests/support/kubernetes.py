@@ -1,0 +1,119 @@
+"""A Kubernetes API for tests: a real HTTP server that plays the paths which the doctor asks, and nothing else.
+
+There is no cluster here; what a real API server would refuse beyond status codes is not played.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["TOKEN", "FakeCluster", "serving_cluster"]
+
+TOKEN = "a-bearer-token-of-the-test"
+OPERATORS = {
+    "keda.sh/v1alpha1": ["scaledobjects", "triggerauthentications"],
+    "monitoring.coreos.com/v1": ["servicemonitors", "prometheusrules"],
+    "cert-manager.io/v1": ["certificates"],
+    "metrics.k8s.io/v1beta1": ["pods", "nodes"],
+}
+
+
+@dataclass
+class FakeCluster:
+    """All is well until a test takes something away."""
+
+    url: str = ""
+    version: tuple[str, str] = ("1", "34+")
+    namespaces: set[str] = field(default_factory=lambda: {"video"})
+    operators: dict[str, list[str]] = field(default_factory=lambda: dict(OPERATORS))
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    refused: set[tuple[str, str]] = field(default_factory=set)
+    """Verb and resource."""
+    hidden: set[str] = field(default_factory=set)
+    """Paths answered 403."""
+    reviews: list[dict[str, str]] = field(default_factory=list)
+
+    def add_node(self, gpus: int, driver: str = "") -> None:
+        labels = {"nvidia.com/cuda.driver-version.full": driver} if driver else {}
+        node = {"metadata": {"labels": labels}, "status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": str(gpus)}}}
+        self.nodes.append(node)
+
+    def kubeconfig(self, folder: Path) -> Path:
+        config = {
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "video"}}],
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [{"name": "u", "user": {"token": TOKEN}}],
+        }
+        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+        return folder / "kubeconfig"
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        path, _, query = path.partition("?")
+        parts = path.strip("/").split("/")
+        if path in self.hidden:
+            return 403, {"kind": "Status"}
+        match parts:
+            case ["version"]:
+                major, minor = self.version
+                return 200, {"major": major, "minor": minor, "gitVersion": f"v{major}.{minor.rstrip('+')}.1"}
+            case ["api", "v1", "namespaces", name]:
+                return (200 if name in self.namespaces else 404), {}
+            case ["api", "v1", "namespaces", _, "secrets", name] if name in self.secrets:
+                coded = {key: base64.b64encode(value.encode()).decode() for key, value in self.secrets[name].items()}
+                return 200, {"data": coded}
+            case ["api", "v1", "nodes"]:
+                first = int(query.rpartition("continue=")[2]) if "continue=" in query else 0
+                more = {"continue": str(first + 1)} if first + 1 < len(self.nodes) else {}
+                return 200, {"items": self.nodes[first : first + 1], "metadata": more}
+            case ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]:
+                asked = body["spec"]["resourceAttributes"]
+                self.reviews.append(asked)
+                return 201, {"status": {"allowed": (asked["verb"], asked["resource"]) not in self.refused}}
+            case ["apis", group, version] if f"{group}/{version}" in self.operators:
+                return 200, {"resources": [{"name": name} for name in self.operators[f"{group}/{version}"]]}
+        return 404, {"kind": "Status"}
+
+
+@contextmanager
+def serving_cluster() -> Iterator[FakeCluster]:
+    cluster = FakeCluster()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else {}
+            known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            status, said = cluster.answer(self.path, body) if known else (401, {})
+            content = json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815  http.server's own name
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    cluster.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield cluster
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
