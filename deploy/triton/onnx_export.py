@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from libs.families.modular import Module
-from libs.families.networks import Linear, Network, TensorSpec, rounded, shape_of
+from libs.families.networks import Linear, Network, Product, TensorSpec, cast, rounded, shape_of
 
 __all__ = ["Exportable", "compare", "example_inputs", "export"]
 
 OPSET = 20
 ROWS = 2
+_torch_cat = torch.cat
 FLOAT = 1
 """`onnx.TensorProto.FLOAT`."""
 
@@ -29,7 +30,7 @@ class Exportable(nn.Module):
 
     def __init__(self, network: Network, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self._network, self.module, self._dtype = network, module.to(dtype), dtype
+        self._network, self.module, self._dtype = network, cast(module, dtype), dtype
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         specs = self._network.inputs
@@ -57,7 +58,14 @@ def export(
 ) -> None:
     """Write ``path``; rows and every dimension that differs from call to call stay free."""
     exportable = Exportable(network, module, dtype).eval()
-    with warnings.catch_warnings(), torch.inference_mode(), patch.object(Tensor, "unflatten", _unflatten):
+    with (
+        warnings.catch_warnings(),
+        torch.inference_mode(),
+        network.tracing(),
+        patch.object(Tensor, "unflatten", _unflatten),
+        patch.object(torch, "cat", _cat),
+        patch.object(Tensor, "movedim", _movedim),
+    ):
         # The TorchScript exporter, which torch calls old: the new one fixes dimensions that it meets in a product.
         warnings.simplefilter("ignore")
         torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # type: ignore[attr-defined]
@@ -78,6 +86,18 @@ def _unflatten(states: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
     dim %= states.ndim
     shape = [states.shape[index] for index in range(states.ndim)]
     return states.reshape(*shape[:dim], *sizes, *shape[dim + 1 :])
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """As torch's own, where the exporter may have the rank wrong that it counts ``dim`` from the end of."""
+    return _torch_cat(tensors, dim % tensors[0].ndim)
+
+
+def _movedim(states: Tensor, source: int, destination: int) -> Tensor:
+    """As torch's own, which the exporter writes wrongly for dimensions counted from the end."""
+    order = list(range(states.ndim))
+    order.insert(destination % states.ndim, order.pop(source))
+    return states.permute(order)
 
 
 def _rms_norm(graph: Module, states: Module, _shape: Module, gain: Module, epsilon: Module) -> Module:
@@ -118,6 +138,8 @@ def _free_axes(spec: TensorSpec) -> dict[int, str]:
         match dim:
             case Linear(name):
                 names[index] = f"{name}_out"
+            case Product(factors):
+                names[index] = "_by_".join(factors)
             case str():
                 names[index] = dim
     return names
