@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +20,6 @@ __all__ = ["Exportable", "compare", "example_inputs", "export"]
 
 OPSET = 20
 ROWS = 2
-_torch_cat = torch.cat
 FLOAT = 1
 """`onnx.TensorProto.FLOAT`."""
 
@@ -63,7 +62,8 @@ def export(
         torch.inference_mode(),
         network.tracing(),
         patch.object(Tensor, "unflatten", _unflatten),
-        patch.object(torch, "cat", _cat),
+        patch.object(Tensor, "repeat_interleave", _repeat_interleave),
+        patch.object(Tensor, "squeeze", _squeeze),
         patch.object(Tensor, "movedim", _movedim),
     ):
         # The TorchScript exporter, which torch calls old: the new one fixes dimensions that it meets in a product.
@@ -88,9 +88,16 @@ def _unflatten(states: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
     return states.reshape(*shape[:dim], *sizes, *shape[dim + 1 :])
 
 
-def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """As torch's own, where the exporter may have the rank wrong that it counts ``dim`` from the end of."""
-    return _torch_cat(tensors, dim % tensors[0].ndim)
+def _squeeze(states: Tensor, dim: int) -> Tensor:
+    """As torch's own, which leaves a dimension that is not 1; the exporter writes both, one of them wrong."""
+    return states.select(dim, 0) if states.shape[dim] == 1 else states
+
+
+def _repeat_interleave(states: Tensor, repeats: int, dim: int, output_size: int | None = None) -> Tensor:  # noqa: ARG001
+    """As torch's own, after which the exporter has the rank of other tensors wrong."""
+    dim %= states.ndim
+    shape = [states.shape[index] for index in range(states.ndim)]
+    return torch.stack([states] * repeats, dim=dim + 1).reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
 
 
 def _movedim(states: Tensor, source: int, destination: int) -> Tensor:

@@ -55,7 +55,9 @@ class HunyuanDecoder(nn.Module):
 
 
 def _forward(transformer: Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    return (transformer(**{**inputs, "timestep": inputs["timestep"].flatten()}, return_dict=False)[0],)
+    # In the type of the rest, as diffusers' pipeline has it: the transformer embeds it in the type it comes in.
+    timestep = inputs["timestep"].flatten().to(inputs["hidden_states"].dtype)
+    return (transformer(**{**inputs, "timestep": timestep}, return_dict=False)[0],)
 
 
 def _inputs(given: Mapping[str, Any], _: Mapping[str, Any]) -> Mapping[str, Any]:

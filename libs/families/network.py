@@ -71,7 +71,7 @@ class Network:
     keeps_float32: bool = False
     """Works in float32 whatever type is asked for: its parts do not take another."""
     margin: Callable[[Mapping[str, Any]], int | None] = lambda _: 0
-    """Of a decoder, by its config: latent frames on either side of a window whose picture depends on them. None: all."""
+    """Of a decoder, by its config: latent frames beside a window that its picture depends on. None: all."""
     adapt: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda given, _: given
     """(what the denoise loop passes to the transformer, config) -> inputs by name, and what else there was."""
     tracing: Callable[[], AbstractContextManager[object]] = nullcontext

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from math import prod
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 

@@ -111,8 +111,8 @@ class RemoteDecoder(nn.Module):
     def decode_chunks(self, latents: Tensor, latent_frames: int = WINDOW, **others: Tensor) -> Iterator[Tensor]:
         """Latents (1, C, F, h, w) -> (1, 3, t, H, W) in order, each made when it is asked for.
 
-        The picture of a window depends on latents beside it, which go along; what they give is cut off. ``others``: what
-        else the denoise stage handed on; zeros stand for what it did not.
+        The picture of a window depends on latents beside it, which go along; what they give is cut off.
+        ``others``: what else the denoise stage handed on; zeros stand for what it did not.
         """
         given = {spec.name: others.get(spec.name, torch.zeros_like(latents)) for spec in self._inputs}
         given["latents"] = latents

@@ -22,7 +22,7 @@ CASES += [(model, True) for model, (_, _, _, image, _) in TINY.items() if image]
 FRAMES = {"ltx": 9, "ltx2": 9}
 """Two latent frames; 5 for those that hold 4 frames each."""
 MANY_TIMESTEPS = {"ltx", "ltx2"}
-"""From text the loop passes one timestep for all tokens, and the network gets one for each: the last bits may differ."""
+"""From text the loop has one timestep for all tokens, and the network gets one for each: the last bits may differ."""
 
 
 class Elsewhere:
