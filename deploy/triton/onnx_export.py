@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from libs.families.modular import Module
-from libs.families.networks import Linear, Network, TensorSpec, rounded, shape_of
+from libs.families.networks import Linear, Network, Product, TensorSpec, cast, rounded, shape_of
 
 __all__ = ["Exportable", "compare", "example_inputs", "export"]
 
@@ -29,7 +29,7 @@ class Exportable(nn.Module):
 
     def __init__(self, network: Network, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self._network, self.module, self._dtype = network, module.to(dtype), dtype
+        self._network, self.module, self._dtype = network, cast(module, dtype), dtype
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         specs = self._network.inputs
@@ -57,7 +57,15 @@ def export(
 ) -> None:
     """Write ``path``; rows and every dimension that differs from call to call stay free."""
     exportable = Exportable(network, module, dtype).eval()
-    with warnings.catch_warnings(), torch.inference_mode(), patch.object(Tensor, "unflatten", _unflatten):
+    with (
+        warnings.catch_warnings(),
+        torch.inference_mode(),
+        network.tracing(),
+        patch.object(Tensor, "unflatten", _unflatten),
+        patch.object(Tensor, "repeat_interleave", _repeat_interleave),
+        patch.object(Tensor, "squeeze", _squeeze),
+        patch.object(Tensor, "movedim", _movedim),
+    ):
         # The TorchScript exporter, which torch calls old: the new one fixes dimensions that it meets in a product.
         warnings.simplefilter("ignore")
         torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # type: ignore[attr-defined]
@@ -78,6 +86,25 @@ def _unflatten(states: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
     dim %= states.ndim
     shape = [states.shape[index] for index in range(states.ndim)]
     return states.reshape(*shape[:dim], *sizes, *shape[dim + 1 :])
+
+
+def _squeeze(states: Tensor, dim: int) -> Tensor:
+    """As torch's own, which leaves a dimension that is not 1; the exporter writes both, one of them wrong."""
+    return states.select(dim, 0) if states.shape[dim] == 1 else states
+
+
+def _repeat_interleave(states: Tensor, repeats: int, dim: int, output_size: int | None = None) -> Tensor:  # noqa: ARG001
+    """As torch's own, after which the exporter has the rank of other tensors wrong."""
+    dim %= states.ndim
+    shape = [states.shape[index] for index in range(states.ndim)]
+    return torch.stack([states] * repeats, dim=dim + 1).reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
+
+
+def _movedim(states: Tensor, source: int, destination: int) -> Tensor:
+    """As torch's own, which the exporter writes wrongly for dimensions counted from the end."""
+    order = list(range(states.ndim))
+    order.insert(destination % states.ndim, order.pop(source))
+    return states.permute(order)
 
 
 def _rms_norm(graph: Module, states: Module, _shape: Module, gain: Module, epsilon: Module) -> Module:
@@ -118,6 +145,8 @@ def _free_axes(spec: TensorSpec) -> dict[int, str]:
         match dim:
             case Linear(name):
                 names[index] = f"{name}_out"
+            case Product(factors):
+                names[index] = "_by_".join(factors)
             case str():
                 names[index] = dim
     return names

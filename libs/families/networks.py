@@ -6,19 +6,24 @@ them in the denoise loop; all three read this table. To add a family's: a row he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from itertools import chain
+from math import prod
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from libs.errors import FailedPrecondition
 from libs.families.diorama import components as diorama
+from libs.families.hunyuan_networks import HUNYUAN
+from libs.families.ltx2_networks import LTX2
+from libs.families.ltx_networks import LTX
 from libs.families.modular import Module
+from libs.families.network import Dim, FromConfig, Linear, Network, Product, TensorSpec
+from libs.families.wan_networks import WAN, WAN_5B
 
 __all__ = [
     "NETWORKS",
@@ -26,64 +31,14 @@ __all__ = [
     "FromConfig",
     "Linear",
     "Network",
+    "Product",
     "TensorSpec",
     "bind",
+    "cast",
     "network_named",
     "rounded",
     "shape_of",
 ]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A dimension that follows from another: ``times`` x ``name`` + ``plus``."""
-
-    name: str
-    times: int
-    plus: int = 0
-
-
-@dataclass(frozen=True)
-class FromConfig:
-    """A number of the network's config.json."""
-
-    name: str
-
-
-Dim: TypeAlias = int | FromConfig | str | Linear
-"""A number; or the name of one that differs from call to call."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor, its first dimension (rows of the batch) apart. What is one number a row has ``dims`` (1,)."""
-
-    name: str
-    dtype: Literal["float32", "int64"]
-    """On the wire. The network may work in another type."""
-    dims: tuple[Dim, ...]
-    keep: bool = False
-    """Not rounded to the type the network works in: a timestep of 999 is none in bfloat16."""
-
-
-@dataclass(frozen=True)
-class Network:
-    subfolder: str
-    """Of the model folder; it holds the config.json that ``dims`` take numbers from."""
-    load: Callable[[Path], nn.Module]
-    """Model folder -> float32 on the CPU, frozen."""
-    forward: Callable[[Module, Mapping[str, Tensor]], tuple[Tensor, ...]]
-    """(network, inputs by name) -> outputs in the order of ``outputs``."""
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    sizes: Callable[[int, int, int], dict[str, int]]
-    """(width, height, number of frames to show) -> the dimensions that follow from them."""
-    keeps_float32: bool = False
-    """Works in float32 whatever type is asked for: its parts do not take another."""
-    margin: Callable[[Mapping[str, Any]], int] = lambda _: 0
-    """Of a decoder, by its config: latent frames on either side of a window whose picture depends on them."""
-    texts: Mapping[str, tuple[int, int, int]] = field(default_factory=lambda: MappingProxyType({}))
-    """Dimensions that do not: (least, usual, most)."""
 
 
 class _Decoder(nn.Module):
@@ -161,6 +116,11 @@ NETWORKS: dict[str, dict[str, Network]] = {
             margin=_diorama_margin,
         ),
     },
+    "wan22": WAN,
+    "wan22-5b": WAN_5B,
+    "ltx": LTX,
+    "ltx2": LTX2,
+    "hunyuan15": HUNYUAN,
 }
 
 
@@ -197,6 +157,8 @@ def _resolved(dim: Dim, names: Mapping[str, int], config: Mapping[str, Any]) -> 
     match dim:
         case Linear(name, times, plus):
             return times * names[name] + plus
+        case Product(factors, over):
+            return prod(names[name] for name in factors) // over
         case FromConfig(name):
             return int(config[name])
         case str():
@@ -208,3 +170,12 @@ def _resolved(dim: Dim, names: Mapping[str, int], config: Mapping[str, Any]) -> 
 def rounded(tensor: Tensor, spec: TensorSpec, dtype: torch.dtype) -> Tensor:
     """To the type the network works in, where that is allowed."""
     return tensor if spec.keep or not tensor.is_floating_point() else tensor.to(dtype)
+
+
+def cast(module: Module, dtype: torch.dtype) -> Module:
+    """To ``dtype``, in place, but for what diffusers itself keeps in float32 (timestep embeddings, norms)."""
+    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32 if kept & set(name.split(".")) else dtype)
+    return module

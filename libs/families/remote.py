@@ -81,9 +81,10 @@ class RemoteTransformer(nn.Module):
         super().__init__()
         self.remote = RemoteNetwork(model_dir, family, name, infer)
         self.config = self.remote.config
+        self._network = network_named(family, name)
 
     def forward(self, return_dict: bool = True, **inputs: Any) -> Any:  # noqa: ANN401  # diffusers' signature
-        outputs = self.remote(inputs)
+        outputs = self.remote(self._network.adapt(inputs, self.config))
         return SimpleNamespace(**outputs) if return_dict else tuple(outputs.values())
 
     @contextmanager
@@ -100,23 +101,28 @@ class RemoteDecoder(nn.Module):
         self.remote = RemoteNetwork(model_dir, family, "vae_decoder", infer)
         self.config = self.remote.config
         network = network_named(family, "vae_decoder")
-        self._margin = network.margin(self.config)
+        self._margin, self._inputs = network.margin(self.config), network.inputs
         _, frames, height, _ = network.outputs[0].dims
         assert isinstance(frames, Linear)
         assert isinstance(height, Linear)
         self._frames = frames
         self.temporal_compression_ratio, self.spatial_compression_ratio = frames.times, height.times
 
-    def decode_chunks(self, latents: Tensor, latent_frames: int = WINDOW) -> Iterator[Tensor]:
+    def decode_chunks(self, latents: Tensor, latent_frames: int = WINDOW, **others: Tensor) -> Iterator[Tensor]:
         """Latents (1, C, F, h, w) -> (1, 3, t, H, W) in order, each made when it is asked for.
 
         The picture of a window depends on latents beside it, which go along; what they give is cut off.
+        ``others``: what else the denoise stage handed on; zeros stand for what it did not.
         """
-        total = latents.shape[2]
+        given = {spec.name: others.get(spec.name, torch.zeros_like(latents)) for spec in self._inputs}
+        given["latents"] = latents
+        total, margin = latents.shape[2], self._margin
+        if margin is None:
+            latent_frames, margin = total, 0
         for begin in range(0, total, latent_frames):
             end = min(begin + latent_frames, total)
-            first, last = max(begin - self._margin, 0), min(end + self._margin, total)
-            video = self.remote({"latents": latents[:, :, first:last]})["video"]
+            first, last = max(begin - margin, 0), min(end + margin, total)
+            video = self.remote({name: tensor[:, :, first:last] for name, tensor in given.items()})["video"]
             yield video[:, :, self._count(begin - first) : self._count(end - first)]
 
     def _count(self, latent_frames: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from libs.families.networks import TensorSpec, network_named, rounded
+from libs.families.networks import TensorSpec, cast, network_named, rounded
 
 __all__ = ["ServedNetwork"]
 
@@ -32,7 +32,7 @@ class ServedNetwork:
         self._network = network_named(family, name)
         self._device = torch.device(device)
         self._dtype: torch.dtype = torch.float32 if self._network.keeps_float32 else getattr(torch, dtype)
-        module = self._network.load(model_dir).to(self._device, self._dtype)
+        module = cast(self._network.load(model_dir), self._dtype).to(self._device)
         self._module = torch.compile(module) if compiled else module
 
     @torch.inference_mode()

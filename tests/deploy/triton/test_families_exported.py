@@ -1,0 +1,98 @@
+"""Every family's networks with tiny random weights, as ONNX at sizes they were not traced with, and for TensorRT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from deploy.triton.build_tensorrt import MOST_ONNX_ERROR, build_tensorrt
+from deploy.triton.engine import EngineError, Manifest, compile_engine
+from deploy.triton.wheel import SUPPORTED
+from libs.families.networks import NETWORKS, FromConfig, TensorSpec, cast
+from tests.support.tensorrt_rtx import load_tensorrt_rtx
+from tests.support.tiny_families import TINY, write_tiny
+
+CASES = [
+    (model, name)
+    for model, (family, *_) in TINY.items()
+    for name in NETWORKS[family]
+    if (model, name) != ("ltx2", "transformer")
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("repository")
+
+
+def exported(models: Path, repository: Path, model: str, name: str) -> Path:
+    """The version's folder, written once."""
+    version = repository / f"{model}_{name}" / "1"
+    if not version.exists():
+        folder = models / model if (models / model).exists() else write_tiny(models, model)
+        build_tensorrt(folder, repository, networks=[name], export_only=True)
+    return version
+
+
+def free_dimensions(spec: TensorSpec) -> int:
+    return 1 + sum(not isinstance(dim, int | FromConfig) for dim in spec.dims)
+
+
+def test_every_family_is_here() -> None:
+    assert {family for family, *_ in TINY.values()} | {"diorama"} == set(NETWORKS)
+
+
+@pytest.mark.parametrize(("model", "name"), CASES)
+def test_what_is_exported_equals_torch_and_keeps_free_dimensions(
+    models: Path, repository: Path, model: str, name: str
+) -> None:
+    version = exported(models, repository, model, name)
+    manifest = Manifest.read(version / "manifest.json")
+    assert 0 <= manifest.onnx_error < MOST_ONNX_ERROR / 10
+    network = NETWORKS[TINY[model][0]][name]
+    graph = onnx.load(version / "onnx" / "model.onnx").graph
+    assert [given.name for given in graph.input] == [spec.name for spec in network.inputs]
+    for given, spec in zip(graph.input, network.inputs, strict=True):
+        free = [dim.dim_param for dim in given.type.tensor_type.shape.dim if dim.dim_param]
+        assert len(free) == free_dimensions(spec), spec.name
+
+
+def test_the_transformer_of_ltx2_is_refused(models: Path, tmp_path: Path) -> None:
+    """Its rotary angles amplify rounding of the positions beyond the limit: 1e-2, 1e-6 at position 0."""
+    folder = models / "ltx2" if (models / "ltx2").exists() else write_tiny(models, "ltx2")
+    with pytest.raises(EngineError, match="differs from torch"):
+        build_tensorrt(folder, tmp_path, networks=["transformer"], export_only=True)
+
+
+@pytest.fixture(scope="module")
+def trt() -> Any:
+    if not SUPPORTED:
+        pytest.skip("TensorRT-RTX's wheel is for x86-64 Linux")
+    return load_tensorrt_rtx()
+
+
+@pytest.mark.parametrize(("model", "name"), CASES)
+def test_what_is_exported_compiles_ahead_of_time_with_its_profiles(
+    models: Path, repository: Path, trt: Any, model: str, name: str
+) -> None:
+    version = exported(models, repository, model, name)
+    profiles = json.loads((version / "manifest.json").read_text())["profiles"]
+    assert len(compile_engine(trt, version / "onnx" / "model.onnx", profiles).plan) > 10_000
+
+
+def test_timestep_embeddings_of_wan_stay_in_float32(models: Path) -> None:
+    folder = models / "wan22-5b" if (models / "wan22-5b").exists() else write_tiny(models, "wan22-5b")
+    network = cast(NETWORKS["wan22-5b"]["transformer"].load(folder), torch.bfloat16)
+    embedder = network.condition_embedder
+    assert embedder.time_embedder.linear_1.weight.dtype == torch.float32
+    assert embedder.time_proj.weight.dtype == torch.bfloat16
