@@ -25,6 +25,7 @@ BENCHMARKS = {
     "gateway": "bench.gateway",
     "fairness": "bench.fairness",
     "autoscaling": "bench.autoscaling",
+    "scale_in": "bench.scale_in",
 }
 """Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ TEMPORAL = "temporal"
 TEMPORAL_HEALTH = "temporal.api.workflowservice.v1.WorkflowService"
 
 Say = Callable[[str], None]
+Planner = Callable[[State, Mapping[str, str], bool], list[Planned]]
 
 
 def is_up(state: State) -> bool:
@@ -41,18 +42,18 @@ def answers(process: Process) -> bool:
     return is_serving(process.port, TEMPORAL_HEALTH if process.name == TEMPORAL else "")
 
 
-def start_stack(state: State, *, end_with_parent: bool, say: Say, triton: bool = False) -> str:
-    """Starts everything, with ``triton`` a tritonserver too. Returns the gateway's address.
+def start_stack(state: State, *, end_with_parent: bool, say: Say, triton: bool = False, planned: Planner = plan) -> str:
+    """Starts everything that is ``planned``, with ``triton`` a tritonserver too. Returns the gateway's address.
 
     Nothing is left running where that fails. Raises NotReadyError with the end of the log of the process that is to
     blame. Stale processes are stopped first.
     """
     state.make_folders()
     stop_stack(state)
-    planned = plan(state, os.environ, triton)
+    parts = planned(state, os.environ, triton)
     running: list[Process] = []
     try:
-        for part in planned:
+        for part in parts:
             _wait_for([process for process in running if process.name in part.needs], running)
             running.append(_start(part, state, end_with_parent))
             state.write_processes(running)  # at once: whatever happens now, `down` finds them
