@@ -47,7 +47,7 @@ class HunyuanDecoder(nn.Module):
         self.vae = vae
         for part in vae.decoder.modules():
             if isinstance(part, HunyuanVideo15AttnBlock):
-                part.prepare_causal_attention_mask = _causal_mask  # type: ignore[method-assign]
+                part.prepare_causal_attention_mask = _causal_mask  # type: ignore[method-assign, assignment]
 
     def forward(self, latents: Tensor) -> Tensor:
         video: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
@@ -99,6 +99,11 @@ def _traced_transformer(
     return (states.flatten(6, 7).flatten(4, 5).flatten(2, 3),)
 
 
+def _rotated(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    turned: Tensor = apply_rotary_emb(states, rotary, sequence_dim=1)  # type: ignore[arg-type, assignment]
+    return turned
+
+
 def _traced_attention(
     self: Module,  # noqa: ARG001  # diffusers' signature
     attn: Module,
@@ -108,12 +113,13 @@ def _traced_attention(
     image_rotary_emb: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
     def heads(states: Tensor) -> Tensor:
-        return states.unflatten(2, (attn.heads, -1))
+        split: Tensor = states.unflatten(2, (attn.heads, -1))  # type: ignore[no-untyped-call]
+        return split
 
     latent = [heads(project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v)]
     text = [heads(project(encoder_hidden_states)) for project in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)]
     latent[:2] = [
-        apply_rotary_emb(norm(states), image_rotary_emb, sequence_dim=1)
+        _rotated(norm(states), image_rotary_emb)
         for norm, states in zip((attn.norm_q, attn.norm_k), latent[:2], strict=True)
     ]
     text[:2] = [norm(states) for norm, states in zip((attn.norm_added_q, attn.norm_added_k), text[:2], strict=True)]

@@ -64,10 +64,10 @@ def _positions(config: Mapping[str, Any], modality: str) -> Module:
         base_num_frames=config[f"{prefix}pos_embed_max_pos"],
         sampling_rate=config["audio_sampling_rate"],
         hop_length=config["audio_hop_length"],
-        scale_factors=config["vae_scale_factors"] if is_video else [config["audio_scale_factor"]],
+        scale_factors=tuple(config["vae_scale_factors"] if is_video else [config["audio_scale_factor"]]),
         causal_offset=config["causal_offset"],
         modality=modality,
-    )  # type: ignore[no-untyped-call]
+    )
 
 
 def _forward(transformer: Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

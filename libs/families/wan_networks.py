@@ -42,14 +42,17 @@ class WholeUpsample(nn.Module):
         pairs = self.time_conv(unseen).reshape(rows, 2, channels, -1, height, width)
         doubled = torch.stack([pairs[:, 0], pairs[:, 1]], dim=3).flatten(2, 3)
         frames = torch.cat([first, doubled[:, :, 2:]], dim=2).transpose(1, 2)
-        enlarged = self.resample(frames.flatten(0, 1))
-        return enlarged.unflatten(0, (rows, -1)).transpose(1, 2)
+        enlarged: Tensor = self.resample(frames.flatten(0, 1))
+        return enlarged.reshape(rows, -1, *enlarged.shape[1:]).transpose(1, 2)
 
 
 class WanDecoder(nn.Module):
     """`AutoencoderKLWan.decode` of normalised latents, as one pass over the whole video: a graph has no memory between
     frames. It therefore needs memory for all of them.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, vae: Module) -> None:
         super().__init__()
