@@ -38,7 +38,7 @@ def test_every_service_and_store_becomes_a_pod_with_an_address_and_everybodys_na
         assert named["soundstage-encoder.video.svc"] == at["encoder"]
 
 
-def test_what_is_played_is_what_was_rendered_but_for_probes(rendering: list[Manifest]) -> None:
+def test_what_is_played_is_what_was_rendered_but_for_probes_and_ports(rendering: list[Manifest]) -> None:
     before = copy.deepcopy(rendering)
     played = {pod.component: pod.manifest for pod in pods_of(rendering, "10.1.2")}
     assert rendering == before
@@ -47,7 +47,7 @@ def test_what_is_played_is_what_was_rendered_but_for_probes(rendering: list[Mani
             continue
         component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
         (rendered,), (shown,) = containers(manifest), containers(played[component])
-        left_out = {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle"}
+        left_out = {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "ports"}
         assert shown == {key: value for key, value in rendered.items() if key not in left_out}
 
 
@@ -58,12 +58,16 @@ def test_a_port_that_only_a_service_has_is_its_pods(rendering: list[Manifest]) -
     assert not [word for word in said if word.endswith(":443")]
 
 
-def test_a_stores_claim_becomes_a_folder_of_the_pod(rendering: list[Manifest]) -> None:
+def test_every_folder_becomes_a_volume_of_its_own(rendering: list[Manifest]) -> None:
     for pod in pods_of(rendering, "10.1.2"):
         if pod.component in STORES:
             volumes = {volume["name"] for volume in pod.manifest["spec"]["template"]["spec"]["volumes"]}
             assert {mount["name"] for mount in containers(pod.manifest)[0]["volumeMounts"]} <= volumes
             assert pod.manifest["kind"] == "Deployment"
+    names = [name for pod in pods_of(rendering, "10.1.2") for name in pod.volumes]
+    assert "soundstage-seaweedfs-data" in names
+    assert "soundstage-denoiser-tmp" in names
+    assert len(set(names)) == len(names)
 
 
 def test_without_an_engine_it_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import secrets
 import subprocess
 import sys
@@ -98,7 +99,10 @@ def played(podman: Engine, pods: list[Pod], *, keep: bool) -> Iterator[None]:
     remove(podman, pods)
     podman.run("network", "create", f"--subnet={SUBNET}.0/24", NETWORK)
     try:
-        play(podman, secret_manifests())
+        for secret, values in store_secrets().items():
+            # As podman 4.3 reads them for an environment: a map in JSON, the values in base64.
+            encoded = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+            podman.run("secret", "create", secret, "-", stdin=json.dumps(encoded))
         for pod in pods:
             if pod.component != "test":
                 play(podman, [pod.manifest], f"--network={NETWORK}", f"--ip={pod.address}")
@@ -115,19 +119,14 @@ def play(podman: Engine, manifests: list[dict[str, Any]], *options: str) -> None
         podman.run("play", "kube", *options, file.name)
 
 
-def secret_manifests() -> list[dict[str, Any]]:
+def store_secrets() -> dict[str, dict[str, str]]:
     """As the chart's README says to make them."""
     password = secrets.token_hex(16)
     url = f"postgresql://soundstage:{password}@{RELEASE}-postgresql:5432/soundstage"
-    return [
-        _secret("soundstage-postgresql", {"password": password, "url": url}),
-        _secret("soundstage-s3", {"access-key": "soundstage", "secret-key": secrets.token_hex(16)}),
-    ]
-
-
-def _secret(name: str, values: dict[str, str]) -> dict[str, Any]:
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+    return {
+        "soundstage-postgresql": {"password": password, "url": url},
+        "soundstage-s3": {"access-key": "soundstage", "secret-key": secrets.token_hex(16)},
+    }
 
 
 def wait_until_healthy(podman: Engine, pods: list[Pod]) -> None:
@@ -179,7 +178,10 @@ def remove(podman: Engine, pods: list[Pod]) -> None:
         name = pod.manifest["metadata"]["name"]
         for one in (name, f"{name}-pod"):
             with suppress(subprocess.CalledProcessError):
-                podman.run("pod", "rm", "--force", "--time=5", one)
+                podman.run("pod", "rm", "--force", one)
+        for volume in pod.volumes:
+            with suppress(subprocess.CalledProcessError):
+                podman.run("volume", "rm", "--force", volume)
     for what in (("secret", "rm", "soundstage-postgresql", "soundstage-s3"), ("network", "rm", "--force", NETWORK)):
         with suppress(subprocess.CalledProcessError):
             podman.run(*what)

@@ -107,7 +107,7 @@ def _pip_settings() -> str:
 
 
 def _pip_folders() -> set[Path]:
-    """Folders on this machine's disk that its pip is told of."""
+    """Folders on this machine's disk that its pip is told of; an index's packages may lie beside it."""
     words = (word.removeprefix("file://") for value in _pip_options().values() for word in value.split())
     paths = (Path(word) for word in words if word.startswith("/") and Path(word) != CERTIFICATES)
-    return {path if path.is_dir() else path.parent for path in paths if path.exists()}
+    return {path if path.is_dir() and path.name != "simple" else path.parent for path in paths if path.exists()}

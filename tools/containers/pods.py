@@ -2,10 +2,12 @@
 
 ``podman play kube`` (4.3) knows no Service, no StatefulSet and no claim template. So
 
-- a StatefulSet becomes a Deployment, its claims become folders that go with the pod;
+- a StatefulSet becomes a Deployment;
+- an emptyDir and a claim template become volumes of podman's, which alone get their pod's user as owner (no fsGroup);
 - each pod has an address of its own, and every pod's /etc/hosts has the Services' names for these;
 - where a Service's port is not the pod's, the pod's port is named;
-- fsGroup, probes by gRPC and preStop's sleep, NetworkPolicies and disruption budgets are Kubernetes' own: left out or
+- ports are not listed: podman would open each on the host, where two pods' would meet;
+- probes by gRPC and preStop's sleep, NetworkPolicies and disruption budgets are Kubernetes' own: left out or
   passed over.
 
 Everything else (images, users, read-only roots, dropped capabilities, environment, secrets, volumes) is as rendered.
@@ -33,6 +35,13 @@ class Pod:
     address: str
     manifest: Manifest
 
+    @property
+    def volumes(self) -> list[str]:
+        """Podman's, made when the pod is played."""
+        spec = self.manifest["spec"].get("template", self.manifest)["spec"]
+        claims = (volume.get("persistentVolumeClaim") for volume in spec["volumes"])
+        return [claim["claimName"] for claim in claims if claim]
+
 
 def pods_of(rendering: Iterable[Manifest], network: str) -> list[Pod]:
     """``network``: the first three numbers of the addresses, "10.90.0". Stores come first, then in order of names."""
@@ -57,8 +66,11 @@ def pods_of(rendering: Iterable[Manifest], network: str) -> list[Pod]:
             played = json.loads(json.dumps(played).replace(before, after))
         spec = played["spec"]["template"]["spec"] if "template" in played["spec"] else played["spec"]
         spec["hostAliases"] = hosts
+        for volume in spec["volumes"]:
+            if volume.pop("emptyDir", None) is not None:
+                volume["persistentVolumeClaim"] = {"claimName": f"{_name(manifest)}-{volume['name']}"}
         for container in spec["containers"]:
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle"):
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "ports"):
                 container.pop(probe, None)
         pods.append(Pod(_component(manifest), f"{network}.{number}", played))
     return pods

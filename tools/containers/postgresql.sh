@@ -9,8 +9,8 @@ if [ ! -s "$data/PG_VERSION" ]; then
     "$bin/initdb" -D "$data" -U "$POSTGRES_USER" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256 -E UTF8
     rm /tmp/password
     echo "host all all all scram-sha-256" >> "$data/pg_hba.conf"
-    "$bin/pg_ctl" -D "$data" -o "-c listen_addresses= -k /var/run/postgresql" -w start
-    "$bin/createdb" -h /var/run/postgresql -U "$POSTGRES_USER" "$POSTGRES_DB"
+    "$bin/pg_ctl" -D "$data" -o "-c listen_addresses= -k /tmp" -w start
+    "$bin/createdb" -h /tmp -U "$POSTGRES_USER" "$POSTGRES_DB"
     "$bin/pg_ctl" -D "$data" -w stop
 fi
-exec "$bin/postgres" -D "$data" -c "listen_addresses=*" -k /var/run/postgresql
+exec "$bin/postgres" -D "$data" -c "listen_addresses=*" -k /tmp
