@@ -220,6 +220,7 @@ HEAVY = ("torch", "diffusers", "transformers")
         ("services.gateway.__main__", HEAVY),
         ("client.cli", (*HEAVY, "services", "libs.serving", "temporalio")),
         ("deploy.local.__main__", (*HEAVY, "services", "training")),
+        ("deploy.models.__main__", (*HEAVY, "services", "training", "click")),
         ("libs.serving", HEAVY),
         ("libs.artifacts", HEAVY),
         ("libs.triton", HEAVY),

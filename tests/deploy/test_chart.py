@@ -226,7 +226,7 @@ def test_services_are_told_which_pool_holds_which_model() -> None:
 
 @pytest.mark.parametrize("choice", ["fetched", "cached"])
 def test_models_are_fetched_before_the_service_starts(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By words that the command takes, into the folder where the service looks, from the server that the values name."""
+    """By words that the command takes, into the folder where the service looks, from the server of the values."""
     found = pods(render(values=merged(OUTSIDE, TOGGLES["models"][choice])))
     for component in COMPONENTS:
         spec = found[component]["spec"]

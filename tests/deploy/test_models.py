@@ -248,18 +248,18 @@ def test_damaged_objects_are_never_taken_and_can_be_mended(
     store: S3Store, bucket: str, folder: Path, tmp_path: Path
 ) -> None:
     uri = publish(folder, bucket, store, parallel=4).uri
-    store.put(uri.key("vae/one.txt"), b"EQUAL", "text/plain")
-    store.put(uri.key("vae/other.txt"), b"eq", "text/plain")
-    store.delete([uri.key("empty.txt")])
-    assert verify(uri, store, parallel=4) == [
-        "empty.txt is missing",
-        "vae/one.txt is damaged",
-        "vae/other.txt is damaged",
-    ]
-    with pytest.raises(FailedPrecondition, match=r"publish .* again"):
-        fetched(uri, store, tmp_path / "cache")
     model = tmp_path / "cache" / uri.revision / "little"
-    assert not (model / "vae/one.txt").exists()
+    for path, damage in (("vae/one.txt", b"EQUAL"), ("vae/other.txt", b"eq")):
+        store.put(uri.key(path), damage, "text/plain")
+        with pytest.raises(FailedPrecondition, match=rf"{path} .* is damaged in the store: publish .* --mend"):
+            fetched(uri, store, tmp_path / "cache", Effort(parallel=1, deadline_seconds=60))
+        assert not (model / path).exists()
+        store.put(uri.key(path), b"equal", "text/plain")
+    store.put(uri.key("vae/one.txt"), b"EQUAL", "text/plain")
+    store.delete([uri.key("empty.txt")])
+    assert verify(uri, store, parallel=4) == ["empty.txt is missing", "vae/one.txt is damaged"]
+    with pytest.raises(FailedPrecondition, match="empty.txt .* is not in the store"):
+        fetched(uri, store, tmp_path / "cache", Effort(parallel=1, deadline_seconds=60))
     assert not (model / "empty.txt").exists()
     assert publish(folder, bucket, store, parallel=4, mend=True).uploaded == 5
     assert contents(fetched(uri, store, tmp_path / "cache")[0]) == contents(folder)
