@@ -221,6 +221,7 @@ HEAVY = ("torch", "diffusers", "transformers")
         ("client.cli", (*HEAVY, "services", "libs.serving", "temporalio")),
         ("deploy.local.__main__", (*HEAVY, "services", "training")),
         ("deploy.doctor.__main__", (*HEAVY, "services", "client", "sqlalchemy")),
+        ("deploy.models.__main__", (*HEAVY, "services", "training", "click")),
         ("libs.serving", HEAVY),
         ("libs.artifacts", HEAVY),
         ("libs.triton", HEAVY),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http
 import io
 import threading
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ from libs.errors import FailedPrecondition, SoundstageError, Unavailable
 __all__ = ["Patience", "S3Address", "S3Store"]
 
 _CHUNK_BYTES = 1 << 20
+_PART_BYTES, _MOST_PARTS = 16 << 20, 9_000
+"""Of a file larger than a part. minio's own choice is 525 MiB, of which it holds six in memory."""
 _MISSING_CODES = {"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "ResourceNotFound"}
 _REFUSED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}
 
@@ -68,7 +71,7 @@ class S3Store:
         self._bucket = address.bucket
         self._root = f"s3://{address.bucket}/"
         self._region = address.region
-        pool = _http_pool(patience)
+        self._pool = pool = _http_pool(patience)
         connect = partial(Minio, access_key=access_key, secret_key=secret_key, region=address.region, http_client=pool)
         self._client = connect(address.endpoint, secure=address.secure)
         # The host is part of a signature: a URL signed for the inner address is refused at the outer one.
@@ -91,18 +94,45 @@ class S3Store:
             file.seek(0)
             with self._named_errors():
                 self._ensure_bucket()
-                self._client.put_object(self._bucket, key, file, size_bytes, content_type=media_type)
+                part_bytes = max(_PART_BYTES, -(-size_bytes // _MOST_PARTS))
+                self._client.put_object(
+                    self._bucket, key, file, size_bytes, content_type=media_type, part_size=part_bytes
+                )
         return Ref(uri, media_type, size_bytes, sha256)
 
+    def put_new(self, key: str, data: bytes, media_type: str) -> bool:
+        """Write ``data`` unless something is under ``key`` already; False then. Of two writers one is told True."""
+        checked_key(key)
+        with self._named_errors():
+            self._ensure_bucket()
+            # minio's methods send no conditions, but what it signs may be sent with one.
+            url = self._client.get_presigned_url("PUT", self._bucket, key, expires=timedelta(minutes=5))
+            headers = {"If-None-Match": "*", "Content-Type": media_type}
+            answer = self._pool.request("PUT", url, body=data, headers=headers)
+        if answer.status == http.HTTPStatus.PRECONDITION_FAILED:
+            return False
+        if answer.status != http.HTTPStatus.OK:
+            # 409: two at once. It and whatever else are tried again by whoever calls.
+            raise _unavailable(f"it answers {answer.status}")
+        return True
+
     def get(self, ref: Ref) -> bytes:
-        with self._named_errors(ref):
-            data = b"".join(self._chunks(ref))
+        data = b"".join(self.stream(ref))
         verify(ref, len(data), hashlib.sha256(data).hexdigest())
         return data
 
     def get_file(self, ref: Ref, path: Path) -> None:
+        write_atomically(path, self.stream(ref), expected=ref)
+
+    def stream(self, ref: Ref, offset: int = 0) -> Iterator[bytes]:
+        """The object's bytes from ``offset``, not verified; at most one more than ``ref`` says, if there are more."""
         with self._named_errors(ref):
-            write_atomically(path, self._chunks(ref), expected=ref)
+            response = self._client.get_object(self._bucket, self.key_of(ref), offset=offset)
+            with closing(response):
+                left = ref.size_bytes + 1 - offset
+                while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
+                    left -= len(chunk)
+                    yield chunk
 
     def url(self, ref: Ref, expires: timedelta) -> str:
         """A presigned GET, made without any network call. ``expires`` is 1 s to 7 days (a limit of S3)."""
@@ -139,15 +169,6 @@ class S3Store:
         except ValueError as error:
             raise missing(ref) from error
 
-    def _chunks(self, ref: Ref) -> Iterator[bytes]:
-        """The object's bytes. One byte more than ``ref`` says is enough to know that it was altered."""
-        response = self._client.get_object(self._bucket, self.key_of(ref))
-        with closing(response):
-            left = ref.size_bytes + 1
-            while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
-                left -= len(chunk)
-                yield chunk
-
     def _ensure_bucket(self) -> None:
         with self._bucket_lock:
             if not self._bucket_ready:
@@ -175,6 +196,10 @@ class S3Store:
     def _named(self, error: S3Error, ref: Ref | None) -> SoundstageError:
         if ref is not None and error.code in _MISSING_CODES:
             return missing(ref)
+        if ref is not None and error.code == "InvalidRange":
+            return FailedPrecondition(
+                f"artifact {ref.uri} is shorter than it was", reason="ARTIFACT_ALTERED", uri=ref.uri
+            )
         if error.code in _REFUSED_CODES:
             return FailedPrecondition(
                 f"the artifact store refuses bucket {self._bucket} ({error.code}); check its name and the access keys",

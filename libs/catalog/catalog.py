@@ -11,7 +11,7 @@ from typing import Self
 from libs.catalog.card import ModelCard
 from libs.errors import NotFound
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "read_card"]
 
 _CARD_NAME = "soundstage.json"
 
@@ -23,7 +23,7 @@ class Catalog:
     @classmethod
     def read(cls, models_dir: Path) -> Self:
         """Every folder of ``models_dir`` with a `soundstage.json`. Raises ValueError naming the file that is wrong."""
-        cards = [_read_card(path) for path in sorted(models_dir.glob(f"*/{_CARD_NAME}"))]
+        cards = [read_card(path) for path in sorted(models_dir.glob(f"*/{_CARD_NAME}"))]
         return cls({card.name: card for card in cards})
 
     def names(self) -> tuple[str, ...]:
@@ -38,7 +38,8 @@ class Catalog:
         return card
 
 
-def _read_card(path: Path) -> ModelCard:
+def read_card(path: Path) -> ModelCard:
+    """The card in the file ``path``; ValueError naming the file when it is wrong."""
     folder = path.parent.resolve()
     try:
         card = ModelCard.model_validate(json.loads(path.read_text(encoding="utf-8")) | {"path": folder})

@@ -37,6 +37,7 @@ POOLS = [
     {"name": name, "models": ["diorama"], "replicas": 0, "maxReplicas": 3, "resources": GPU}
     for name in ("small", "large")
 ]
+MODELS = [f"s3://soundstage/models/{name}/{'0' * 64}" for name in ("diorama", "other")]
 TOGGLES: dict[str, dict[str, Mapping[str, Any]]] = {
     "stores": {"outside": OUTSIDE, "bundled": BUNDLED},
     "scaling": {
@@ -66,7 +67,12 @@ TOGGLES: dict[str, dict[str, Mapping[str, Any]]] = {
         "none": {},
         "all": {"monitoring": {kind: {"enabled": True} for kind in ("serviceMonitor", "prometheusRule", "dashboards")}},
     },
-    "models": {"image": {}, "claim": {"models": {"existingClaim": "models"}}},
+    "models": {
+        "image": {},
+        "claim": {"models": {"existingClaim": "models"}},
+        "fetched": {"models": {"fetch": MODELS}},
+        "cached": {"models": {"fetch": MODELS, "fetching": {"cacheClaim": "cache", "cacheGib": 100}}},
+    },
     "tests": {"yes": {}, "no": {"tests": {"enabled": False}}},
 }
 

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from deploy.models.__main__ import READY, parse
+from deploy.models.settings import ModelStoreSettings
 from tests.deploy.kinds import VERSIONS, problems
 from tests.deploy.rendering import (
     CHART,
     COMPONENTS,
+    MODELS,
     OUTSIDE,
     POOLS,
     TOGGLES,
@@ -128,7 +131,7 @@ def test_pods_are_restricted() -> None:
             kinds = {*(kind for volume in spec["volumes"] for kind in volume)}
             assert kinds <= {"name", "emptyDir", "secret", "persistentVolumeClaim", "projected"}, where
             assert ("projected" in kinds) <= manifest["metadata"]["name"].endswith("-denoiser"), where
-            for container in spec["containers"]:
+            for container in containers([manifest]):
                 assert container["securityContext"] == {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -218,6 +221,37 @@ def test_services_are_told_which_pool_holds_which_model() -> None:
             assert {address for pods in addresses.values() for address in pods} <= ports
 
 
+@pytest.mark.parametrize("choice", ["fetched", "cached"])
+def test_models_are_fetched_before_the_service_starts(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By words that the command takes, into the folder where the service looks, from the server of the values."""
+    found = pods(render(values=merged(OUTSIDE, TOGGLES["models"][choice])))
+    for component in COMPONENTS:
+        spec = found[component]["spec"]
+        (fetching,), (service,) = spec["initContainers"], spec["containers"]
+        assert fetching["command"] == ["python", "-m", "deploy.models", "fetch"]
+        told = parse(["fetch", *fetching["args"]])
+        assert [str(uri) for uri in told.uris] == MODELS
+        assert told.only == (["soundstage.json"] if component.startswith("gateway-") else [])
+        assert f"{told.into}" in [one.get("value") for one in service["env"] if one["name"].endswith("MODELS_DIR")]
+        mounts = {one["mountPath"]: one for one in service["volumeMounts"]}
+        assert [mounts[f"{folder}"]["readOnly"] for folder in (told.into, told.cache)] == [True, True]
+        assert {f"{told.into}", f"{told.cache}"} < {one["mountPath"] for one in fetching["volumeMounts"]}
+        with monkeypatch.context() as patch:
+            for variable in fetching["env"]:
+                patch.setenv(variable["name"], variable.get("value", "a-secret"))
+            settings = ModelStoreSettings()
+        assert {"endpoint": settings.s3_endpoint, "secure": settings.s3_secure} == OUTSIDE["s3"]
+        assert settings.s3_secret_key.get_secret_value() == "a-secret"
+        # Only a living process can say that something of a shared cache is in use.
+        assert told.hold == (fetching.get("restartPolicy") == "Always") == (choice == "cached")
+        if told.hold:
+            assert fetching["startupProbe"]["exec"]["command"][-1] == f"{told.into}/{READY}"
+
+
+def test_without_models_to_fetch_there_is_no_such_container() -> None:
+    assert all("initContainers" not in pod["spec"] for pod in pods(render(values=OUTSIDE)).values())
+
+
 def test_further_volumes_are_mounted() -> None:
     volume = {"name": "licence", "secret": {"secretName": "licence"}}
     mount = {"name": "licence", "mountPath": "/licence", "readOnly": True}
@@ -249,6 +283,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "Triton by the back door": ({"muxer": {"settings": {"triton_addresses": {}}}}, "triton_addresses"),
     "no issuer": ({"tls": {"internal": {"enabled": True}}}, "issuerRef.name"),
     "no secret": ({"tls": {"internal": {"enabled": True, "certManager": {"enabled": False}}}}, "existingSecrets"),
+    "a model by no URI": ({"models": {"fetch": ["diorama"]}}, "models/fetch"),
+    "two models folders": ({"models": {"fetch": MODELS, "existingClaim": "models"}}, "not both"),
     "no store": ({"s3": {"endpoint": ""}}, "s3.endpoint"),
     "no Temporal": ({"temporal": {"address": ""}}, "temporal.address"),
 }
@@ -311,7 +347,7 @@ def test_every_service_has_its_templates() -> None:
 def containers(manifests: list[Manifest]) -> Iterator[Manifest]:
     for manifest in manifests:
         if pod := pod_of(manifest):
-            yield from pod["spec"]["containers"]
+            yield from [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
 
 
 def test_the_notes_tell_what_comes_next() -> None:

@@ -43,6 +43,8 @@ def test_what_the_build_needs_is_not_ignored() -> None:
         "libs",
         "services",
         "client",
+        "deploy/__init__.py",
+        "deploy/models",
         "models",
     }
     assert all((ROOT / path).exists() for path in kept)

@@ -160,3 +160,19 @@ def _answering(*codes: int) -> Iterator[tuple[str, list[str]]]:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield f"127.0.0.1:{server.server_port}", requests
         server.shutdown()
+
+
+def test_what_is_written_new_is_never_written_over(s3_server: S3Server) -> None:
+    store = _bucket_store(s3_server)
+    assert [store.put_new("models/a", data, "text/plain") for data in (b"first", b"second")] == [True, False]
+    ref = Ref(store.uri_of("models/a"), "text/plain", 5, "0" * 64)
+    assert b"".join(store.stream(ref)) == b"first"
+
+
+def test_a_stream_begins_where_it_is_told(s3_server: S3Server) -> None:
+    store = _bucket_store(s3_server)
+    ref = store.put("acme/v1/a", b"0123456789", "text/plain")
+    assert b"".join(store.stream(ref, 7)) == b"789"
+    with pytest.raises(FailedPrecondition) as caught:
+        list(store.stream(Ref(ref.uri, "text/plain", 99, ref.sha256), 50))
+    assert caught.value.reason == "ARTIFACT_ALTERED"

@@ -104,17 +104,28 @@ stages_key: /etc/soundstage/tls/tls.key
 {{- end -}}
 
 {{- define "soundstage.modelsDir" -}}
-{{- ternary "/models" "/app/models" (ne .Values.models.existingClaim "") -}}
+{{- $models := .Values.models -}}
+{{- if and $models.existingClaim $models.fetch -}}
+{{- fail "models: existingClaim or fetch, not both: a pod has one models folder" -}}
+{{- end -}}
+{{- ternary "/models" "/app/models" (or (ne $models.existingClaim "") (gt (len $models.fetch) 0)) -}}
 {{- end -}}
 
 {{- define "soundstage.artifactsUrl" -}}
 {{- $s3 := .Values.s3 -}}
-{{- if .Values.bundled.seaweedfs.enabled -}}
-{{- printf "s3://%s?endpoint=%s-seaweedfs:8333&secure=false&region=%s" $s3.bucket (include "soundstage.fullname" .) $s3.region -}}
-{{- else -}}
-{{- $endpoint := required "s3.endpoint: host:port of the S3 server, or bundled.seaweedfs.enabled=true to try things out" $s3.endpoint -}}
-{{- printf "s3://%s?endpoint=%s&secure=%t&region=%s" $s3.bucket $endpoint $s3.secure $s3.region -}}
+{{- printf "s3://%s?endpoint=%s&secure=%s&region=%s" $s3.bucket (include "soundstage.s3Endpoint" .) (include "soundstage.s3Secure" .) $s3.region -}}
 {{- end -}}
+
+{{- define "soundstage.s3Endpoint" -}}
+{{- if .Values.bundled.seaweedfs.enabled -}}
+{{- printf "%s-seaweedfs:8333" (include "soundstage.fullname" .) -}}
+{{- else -}}
+{{- required "s3.endpoint: host:port of the S3 server, or bundled.seaweedfs.enabled=true to try things out" .Values.s3.endpoint -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "soundstage.s3Secure" -}}
+{{- and .Values.s3.secure (not .Values.bundled.seaweedfs.enabled) -}}
 {{- end -}}
 
 {{- define "soundstage.temporalAddress" -}}

@@ -30,6 +30,10 @@ spec:
       {{- include "soundstage.podSettings" . | nindent 6 }}
       # 5 s until everybody knows that it goes, the grace, and what the server needs to unwind (15 s at most).
       terminationGracePeriodSeconds: {{ add 20 $values.graceSeconds }}
+      {{- with include "soundstage.fetchContainer" . }}
+      initContainers:
+        - {{- . | nindent 10 }}
+      {{- end }}
       containers:
         - name: {{ .component }}
           image: {{ include "soundstage.image" . }}
@@ -50,6 +54,9 @@ spec:
             - {name: tmp, mountPath: /tmp}
             {{- if .root.Values.models.existingClaim }}
             - {name: models, mountPath: /models, readOnly: true}
+            {{- else if .root.Values.models.fetch }}
+            - {name: models, mountPath: /models, readOnly: true}
+            - {name: model-cache, mountPath: /model-cache, readOnly: true}
             {{- end }}
             {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
             - {name: {{ $name }}, mountPath: /etc/soundstage/{{ $name }}, readOnly: true}
@@ -66,6 +73,16 @@ spec:
         {{- with .root.Values.models.existingClaim }}
         - name: models
           persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+        {{- end }}
+        {{- if .root.Values.models.fetch }}
+        - name: models
+          emptyDir: {sizeLimit: 1Mi}
+        - name: model-cache
+          {{- with .root.Values.models.fetching.cacheClaim }}
+          persistentVolumeClaim: {claimName: {{ . }}}
+          {{- else }}
+          emptyDir: {sizeLimit: {{ .root.Values.models.fetching.size }}}
+          {{- end }}
         {{- end }}
         {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
         - name: {{ $name }}
@@ -88,6 +105,57 @@ spec:
 {{/* "true" where a component tells Kubernetes its deletion cost, or nothing. */}}
 {{- define "soundstage.tellsCost" -}}
 {{- ternary "true" "" (and (eq .component "denoiser") .root.Values.autoscaling.deletionCost.enabled) -}}
+{{- end -}}
+
+{{/*
+Fetches the models before the service starts; nothing without any. Where pods share a cache it stays beside the service:
+the locks of a living process keep others from evicting what this pod uses.
+*/}}
+{{- define "soundstage.fetchContainer" -}}
+{{- $models := .root.Values.models -}}
+{{- $fetching := $models.fetching -}}
+{{- if $models.fetch -}}
+name: fetch-models
+image: {{ include "soundstage.image" . }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- include "soundstage.containerSecurity" . | nindent 0 }}
+command: [python, -m, deploy.models, fetch]
+args:
+  {{- toYaml $models.fetch | nindent 2 }}
+  - --cache=/model-cache
+  - --into=/models
+  - --parallel={{ $fetching.parallel }}
+  - --deadline-seconds={{ $fetching.deadlineSeconds }}
+  {{- if hasPrefix "gateway-" .component }}
+  - --only=soundstage.json
+  {{- end }}
+  {{- if $fetching.cacheClaim }}
+  - --cache-gib={{ $fetching.cacheGib }}
+  - --hold
+restartPolicy: Always
+startupProbe:
+  exec:
+    command: [test, -e, /models/.ready]
+  periodSeconds: 2
+  failureThreshold: {{ div (mul (add $fetching.deadlineSeconds 60) (len $models.fetch)) 2 }}
+  {{- end }}
+env:
+  - {name: SOUNDSTAGE_MODELS_S3_ENDPOINT, value: {{ include "soundstage.s3Endpoint" .root | quote }}}
+  - {name: SOUNDSTAGE_MODELS_S3_SECURE, value: {{ include "soundstage.s3Secure" .root | quote }}}
+  - {name: SOUNDSTAGE_MODELS_S3_REGION, value: {{ .root.Values.s3.region | quote }}}
+  {{- $secret := .root.Values.s3.existingSecret }}
+  {{- $name := default $secret.name $fetching.existingSecret }}
+  - name: SOUNDSTAGE_MODELS_S3_ACCESS_KEY
+    {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.accessKeyKey) | nindent 4 }}
+  - name: SOUNDSTAGE_MODELS_S3_SECRET_KEY
+    {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.secretKeyKey) | nindent 4 }}
+resources:
+  {{- toYaml $fetching.resources | nindent 2 }}
+volumeMounts:
+  - {name: models, mountPath: /models}
+  - {name: model-cache, mountPath: /model-cache}
+  - {name: tmp, mountPath: /tmp}
+{{- end -}}
 {{- end -}}
 
 {{/* What every pod of the chart has. */}}

@@ -1,0 +1,151 @@
+"""python -m deploy.models: publishes models to S3 and fetches them; where the store is, say SOUNDSTAGE_MODELS_…
+
+publish FOLDER --bucket BUCKET     prints the model's URI; again is harmless, and goes on with what was interrupted
+list --bucket BUCKET               models that are whole
+verify URI …                       reads every object; exit code 1 when one is damaged
+fetch URI … --cache DIR --into DIR every file into the cache, hashed; a link for each model in the other folder
+
+Exit codes: 1 it cannot be done as things are, 2 change the command, 3 the store does not answer: again may work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from deploy.models.cache import Cache
+from deploy.models.fetch import Effort, fetch, link
+from deploy.models.manifest import ModelUri
+from deploy.models.publish import publish, revisions, verify
+from deploy.models.settings import ModelStoreSettings
+from libs.errors import SoundstageError, Unavailable
+
+READY = ".ready"
+"""Written into the models folder by `fetch --hold`, when everything is there."""
+
+
+def main(words: list[str] | None = None) -> int:
+    arguments = parse(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # As the first process of a container it would otherwise not be heard. Files begun are gone on with.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return COMMANDS[arguments.command](arguments, ModelStoreSettings())
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        return 3
+    except (SoundstageError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _publish(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
+    store = settings.open(arguments.bucket)
+    done = publish(arguments.folder, arguments.bucket, store, parallel=arguments.parallel, mend=arguments.mend)
+    what = "published" if done.is_new else "was there already"
+    print(f"{done.uploaded} files uploaded, {what}", file=sys.stderr)
+    print(done.uri)
+    return 0
+
+
+def _list(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
+    for one in revisions(arguments.bucket, settings.open(arguments.bucket)):
+        print(f"{one.uri}  {one.size_bytes / 1e6:.1f} MB  {one.published}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
+    problems = []
+    for uri in arguments.uris:
+        found = verify(uri, settings.open(uri.bucket), parallel=arguments.parallel)
+        problems += found
+        print("\n".join(f"{uri}: {one}; publish it again with --mend" for one in found) or f"{uri} is whole")
+    return int(bool(problems))
+
+
+def _fetch(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
+    names = [uri.name for uri in arguments.uris]
+    if len(set(names)) < len(names):
+        raise ValueError("each model once: a models folder holds one revision of each")
+    cache = Cache(arguments.cache, arguments.cache_gib << 30)
+    effort = Effort(arguments.parallel, arguments.deadline_seconds)
+    began = time.monotonic()
+    with ExitStack() as held:
+        for uri in arguments.uris:
+            fetched = held.enter_context(
+                fetch(uri, settings.open(uri.bucket), cache, effort, only=tuple(arguments.only))
+            )
+            shown = link(fetched.folder, arguments.into)
+            print(
+                f"{shown}: {fetched.files} files are right, {fetched.loaded} of them loaded "
+                f"({fetched.loaded_bytes / 1e6:.1f} MB), after {time.monotonic() - began:.1f} s",
+                flush=True,
+            )
+        if arguments.hold:
+            (arguments.into / READY).touch()
+            while True:
+                signal.pause()
+    return 0
+
+
+COMMANDS = {"publish": _publish, "list": _list, "verify": _verify, "fetch": _fetch}
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in COMMANDS:
+        command = commands.add_parser(name)
+        if name != "list":
+            command.add_argument("--parallel", type=_between(1, 16), default=4, help="files at once")
+        if name in ("publish", "list"):
+            command.add_argument("--bucket", required=True)
+        else:
+            command.add_argument("uris", nargs="+", type=_uri, metavar="URI", help="s3://bucket/models/name/revision")
+        if name == "publish":
+            command.add_argument("folder", type=Path, help="in diffusers' layout, with soundstage.json")
+            command.add_argument("--mend", action="store_true", help="upload also what is there")
+        if name == "fetch":
+            _add_fetch_options(command)
+    return parser.parse_args(words)
+
+
+def _add_fetch_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cache", type=Path, required=True, help="folder that processes of this node may share")
+    command.add_argument("--into", type=Path, required=True, help="the services' models_dir")
+    command.add_argument("--deadline-seconds", type=float, default=1800.0, help="for each model")
+    command.add_argument("--cache-gib", type=_between(0, 1 << 20), default=0, help="evict down to it; 0: never")
+    command.add_argument("--only", action="append", default=[], help="this file alone; may be repeated")
+    command.add_argument("--hold", action="store_true", help="stay, so that nothing of it is evicted, until SIGTERM")
+
+
+class _between:  # noqa: N801 (argparse prints the name)
+    def __init__(self, least: int, most: int) -> None:
+        self._least, self._most = least, most
+
+    def __call__(self, text: str) -> int:
+        number = int(text)
+        if not self._least <= number <= self._most:
+            raise argparse.ArgumentTypeError(f"must be {self._least} to {self._most}")
+        return number
+
+
+def _uri(text: str) -> ModelUri:
+    try:
+        return ModelUri.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
