@@ -150,7 +150,7 @@ def wait_until_healthy(podman: Engine, pods: list[Pod]) -> None:
 def make_video(podman: Engine, pods: list[Pod], out: Path | None) -> None:
     """By the API's own address and a key made in its pod, as the chart's notes say; the file is looked into."""
     (api,) = (pod for pod in pods if pod.component == "gateway-api")
-    container = f"{api.manifest['metadata']['name']}-pod-gateway-api"
+    container = f"{api.manifest['metadata']['name']}-pod-0-gateway-api"
     token = podman.run("exec", container, "python", "-m", "services.gateway.admin", "keys", "make", "trial")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name, SoundstageClient(f"{api.address}:50051", token=token) as client:
@@ -168,7 +168,7 @@ def make_video(podman: Engine, pods: list[Pod], out: Path | None) -> None:
 def show_logs(podman: Engine, pods: list[Pod]) -> None:
     for pod in pods:
         for container in pod.manifest["spec"].get("template", {}).get("spec", {}).get("containers", ()):
-            name = f"{pod.manifest['metadata']['name']}-pod-{container['name']}"
+            name = f"{pod.manifest['metadata']['name']}-pod-0-{container['name']}"
             with suppress(subprocess.CalledProcessError):
                 print(f"--- {name}\n{podman.run('logs', '--tail=15', name)}", flush=True)
 
@@ -176,7 +176,7 @@ def show_logs(podman: Engine, pods: list[Pod]) -> None:
 def remove(podman: Engine, pods: list[Pod]) -> None:
     for pod in pods:
         name = pod.manifest["metadata"]["name"]
-        for one in (name, f"{name}-pod"):
+        for one in (name, f"{name}-pod-0"):
             with suppress(subprocess.CalledProcessError):
                 podman.run("pod", "rm", "--force", one)
         for volume in pod.volumes:
