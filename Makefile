@@ -86,7 +86,7 @@ test-extras: $(READY) ## Start each service with only its own extra installed, a
 images: $(READY) ## Build the services' images with podman or docker, and their lists of parts: SERVICE=one
 	@$(BIN)/python -m tools.containers.images $(SERVICE)
 
-test-images: $(READY) ## Build every image and make a video in the chart's pods, by podman, as root: ten minutes and gigabytes
+test-images: $(READY) ## Build every image and make a video in the chart's pods, by podman, as root: half an hour and 15 GB
 	@$(BIN)/python -m tools.containers
 
 test-gpu: $(READY) ## The tests that need a GPU

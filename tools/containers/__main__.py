@@ -2,7 +2,7 @@
 
     python -m tools.containers [--keep] [--no-build] [--out video.mp4]
 
-Needs podman and root (fixed addresses), ten minutes and some gigabytes, so that `make test` leaves it out. What had to
+Needs podman and root (fixed addresses), half an hour and 15 GB, so that `make test` leaves it out. What had to
 be changed of the rendering is in `tools/containers/pods.py`.
 """
 
