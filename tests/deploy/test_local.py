@@ -218,13 +218,12 @@ def planned_server(name: str, code: str = SERVER) -> Planned:
     return Planned(name, (sys.executable, "-c", code, str(port)), dict(os.environ), port)
 
 
-def test_a_stack_starts_is_found_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_starts_is_found_and_stops(tmp_path: Path) -> None:
     parts = [planned_server("encoder"), planned_server("gateway")]
-    monkeypatch.setattr(stack, "plan", lambda *_: parts)
     state = State(tmp_path)
     said: list[str] = []
     try:
-        address = stack.start_stack(state, end_with_parent=True, say=said.append)
+        address = stack.start_stack(state, end_with_parent=True, say=said.append, planned=lambda *_: parts)
         assert address == f"127.0.0.1:{parts[-1].port}" == state.address
         assert stack.is_up(State(tmp_path))
         assert said[-1] == "gateway is ready"
@@ -238,11 +237,12 @@ def test_a_stack_starts_is_found_and_stops(tmp_path: Path, monkeypatch: pytest.M
     assert state.address == ""
 
 
-def test_a_video_shows_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "plan", lambda *_: [planned_server("gateway", ASKING)])
+def test_a_video_shows_its_token(tmp_path: Path) -> None:
     state = State(tmp_path)
     try:
-        stack.start_stack(state, end_with_parent=True, say=print)
+        stack.start_stack(
+            state, end_with_parent=True, say=print, planned=lambda *_: [planned_server("gateway", ASKING)]
+        )
         words = ["--state", str(tmp_path), "video", "--prompt", "a campfire", "--out", str(tmp_path / "a.mp4")]
         answer = CliRunner().invoke(main, words, env={"SOUNDSTAGE_TOKEN": "key-1"})
     finally:
@@ -253,22 +253,22 @@ def test_a_video_shows_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_service_that_ends_takes_the_start_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [planned_server("encoder"), planned_server("gateway", "raise SystemExit('no models/diorama here')")]
-    monkeypatch.setattr(stack, "plan", lambda *_: parts)
     begun: list[Process] = []
     real = State.write_processes
     monkeypatch.setattr(State, "write_processes", lambda self, p: (begun.extend(p), real(self, p)))
     with pytest.raises(NotReadyError, match=r"(?s)gateway ended.*no models/diorama here"):
-        stack.start_stack(State(tmp_path), end_with_parent=True, say=print)
+        stack.start_stack(State(tmp_path), end_with_parent=True, say=print, planned=lambda *_: parts)
     assert begun
     assert not any(process.is_alive() for process in begun)
     assert State(tmp_path).processes() == []
 
 
 def test_a_service_that_stays_silent_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "plan", lambda *_: [planned_server("encoder", SLEEP)])
     monkeypatch.setattr(stack, "READY_SECONDS", 0.5)
     with pytest.raises(NotReadyError, match="encoder was not ready"):
-        stack.start_stack(State(tmp_path), end_with_parent=True, say=print)
+        stack.start_stack(
+            State(tmp_path), end_with_parent=True, say=print, planned=lambda *_: [planned_server("encoder", SLEEP)]
+        )
 
 
 def test_stale_runs_are_stopped_and_removed(tmp_path: Path, begun: list[Process]) -> None:
