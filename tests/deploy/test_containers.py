@@ -70,6 +70,12 @@ def test_every_folder_becomes_a_volume_of_its_own(rendering: list[Manifest]) -> 
     assert len(set(names)) == len(names)
 
 
+def test_containers_are_named_as_podman_names_them(rendering: list[Manifest]) -> None:
+    named = {pod.component: pod.containers for pod in pods_of(rendering, "10.1.2")}
+    assert named["gateway-api"] == ["soundstage-gateway-api-pod-0-gateway-api"]
+    assert "soundstage-test-encoder" in named["test"]
+
+
 def test_without_an_engine_it_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EngineMissingError, match="apt-get install podman"), engine("no-such-engine"):
         pass

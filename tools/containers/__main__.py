@@ -132,16 +132,15 @@ def store_secrets() -> dict[str, dict[str, str]]:
 def wait_until_healthy(podman: Engine, pods: list[Pod]) -> None:
     """Until the pod of `helm test`, which asks every service under its Service's name, has ended well."""
     (test,) = (pod for pod in pods if pod.component == "test")
-    names = [f"{test.manifest['metadata']['name']}-{c['name']}" for c in test.manifest["spec"]["containers"]]
     deadline = time.monotonic() + READY_SECONDS
     while True:
         play(podman, [test.manifest], f"--network={NETWORK}", f"--ip={test.address}")
-        codes = {name: podman.run("wait", name, seconds=READY_SECONDS) for name in names}
+        codes = {name: podman.run("wait", name, seconds=READY_SECONDS) for name in test.containers}
         if not any(map(int, codes.values())):
             print("helm test's pod:", ", ".join(codes), "well", flush=True)
             return
         if time.monotonic() > deadline:
-            said = "\n".join(podman.run("logs", name) for name in names)
+            said = "\n".join(podman.run("logs", name) for name in test.containers)
             raise RuntimeError(f"helm test's pod does not end well: {codes}\n{said}")
         podman.run("pod", "rm", "--force", test.manifest["metadata"]["name"])
         time.sleep(POLL_SECONDS)
@@ -150,7 +149,7 @@ def wait_until_healthy(podman: Engine, pods: list[Pod]) -> None:
 def make_video(podman: Engine, pods: list[Pod], out: Path | None) -> None:
     """By the API's own address and a key made in its pod, as the chart's notes say; the file is looked into."""
     (api,) = (pod for pod in pods if pod.component == "gateway-api")
-    container = f"{api.manifest['metadata']['name']}-pod-0-gateway-api"
+    (container,) = api.containers
     token = podman.run("exec", container, "python", "-m", "services.gateway.admin", "keys", "make", "trial")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name, SoundstageClient(f"{api.address}:50051", token=token) as client:
@@ -167,8 +166,7 @@ def make_video(podman: Engine, pods: list[Pod], out: Path | None) -> None:
 
 def show_logs(podman: Engine, pods: list[Pod]) -> None:
     for pod in pods:
-        for container in pod.manifest["spec"].get("template", {}).get("spec", {}).get("containers", ()):
-            name = f"{pod.manifest['metadata']['name']}-pod-0-{container['name']}"
+        for name in pod.containers:
             with suppress(subprocess.CalledProcessError):
                 print(f"--- {name}\n{podman.run('logs', '--tail=15', name)}", flush=True)
 

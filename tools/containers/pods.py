@@ -36,10 +36,20 @@ class Pod:
     manifest: Manifest
 
     @property
+    def spec(self) -> Manifest:
+        """Of the pod itself, also inside a Deployment."""
+        return _spec(self.manifest)
+
+    @property
+    def containers(self) -> list[str]:
+        """Their names, as podman gives them."""
+        pod = _name(self.manifest) + ("-pod-0" if self.manifest["kind"] == "Deployment" else "")
+        return [f"{pod}-{container['name']}" for container in self.spec["containers"]]
+
+    @property
     def volumes(self) -> list[str]:
         """Podman's, made when the pod is played."""
-        spec = self.manifest["spec"].get("template", self.manifest)["spec"]
-        claims = (volume.get("persistentVolumeClaim") for volume in spec["volumes"])
+        claims = (volume.get("persistentVolumeClaim") for volume in self.spec["volumes"])
         return [claim["claimName"] for claim in claims if claim]
 
 
@@ -64,7 +74,7 @@ def pods_of(rendering: Iterable[Manifest], network: str) -> list[Pod]:
         played = _as_deployment(manifest) if manifest["kind"] == "StatefulSet" else manifest
         for before, after in ports.items():
             played = json.loads(json.dumps(played).replace(before, after))
-        spec = played["spec"]["template"]["spec"] if "template" in played["spec"] else played["spec"]
+        spec = _spec(played)
         spec["hostAliases"] = hosts
         for volume in spec["volumes"]:
             if volume.pop("emptyDir", None) is not None:
@@ -101,6 +111,11 @@ def _other_ports(services: Iterable[Manifest], works: Iterable[Manifest]) -> dic
             if number != port["port"]:
                 changed[f"{_name(service)}:{port['port']}"] = f"{_name(service)}:{number}"
     return changed
+
+
+def _spec(manifest: Manifest) -> Manifest:
+    spec: Manifest = manifest["spec"].get("template", manifest)["spec"]
+    return spec
 
 
 def _component(manifest: Manifest) -> str:
