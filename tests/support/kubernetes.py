@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.support.http import QuietHandler, serving_http
 
 __all__ = ["TOKEN", "FakeCluster", "serving_cluster"]
 
@@ -90,8 +90,8 @@ class FakeCluster:
 def serving_cluster() -> Iterator[FakeCluster]:
     cluster = FakeCluster()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802  http.server's own name
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else {}
             known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -104,16 +104,5 @@ def serving_cluster() -> Iterator[FakeCluster]:
 
         do_POST = do_GET  # noqa: N815  http.server's own name
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    cluster.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving_http(Handler) as cluster.url:
         yield cluster
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
+
+from tests.support.http import QuietHandler, serving_http
 
 __all__ = ["Issuer", "serving_issuer"]
 
@@ -58,8 +58,8 @@ def serving_issuer() -> Iterator[Issuer]:
     issuer = Issuer()
     issuer.add_key("first")
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802  http.server's own name
             pages = {
                 "/.well-known/openid-configuration": lambda: {"issuer": issuer.url, "jwks_uri": f"{issuer.url}/keys"},
                 "/keys": issuer.jwks,
@@ -69,16 +69,5 @@ def serving_issuer() -> Iterator[Issuer]:
             self.end_headers()
             self.wfile.write(json.dumps(page() if page else {}).encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    issuer.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving_http(Handler) as issuer.url:
         yield issuer
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ PROMPT, NEGATIVE = 'a red ball rolls down the hill, at night "no"', "blur"
 SEED, GUIDANCE = 11, 3.0
 BATCHED = 5e-6
 """Of latents up to 4: what batching both passes of guidance may move them, where the pipeline calls twice."""
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PARTS = {
     "encode": ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "image_encoder", "connectors"),
@@ -97,20 +99,6 @@ class RowByRow(nn.Module):
             for row in range(rows)
         ]
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("families")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def folder_of(models: Path, name: str) -> Path:

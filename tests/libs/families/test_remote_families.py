@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from libs.families import load_decode, load_denoise, load_encode, load_remote_de
 from libs.families.networks import NETWORKS
 from libs.families.served import ServedNetwork
 from tests.support.tiny_families import TINY, write_tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CASES = [(model, False) for model in TINY if not model.endswith("-i2v")]
 CASES += [(model, True) for model, (_, _, _, image, _) in TINY.items() if image]
@@ -42,20 +44,6 @@ class Elsewhere:
         arrays = {key: tensor.numpy() for key, tensor in made.items()}
         assert {key: (array.shape, array.dtype) for key, array in arrays.items()} == outputs
         return arrays
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("families")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def denoised(folder: Path, model: str, conditioning: Any, others: Any) -> dict[str, NDArray[np.float32]]:

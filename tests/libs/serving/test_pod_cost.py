@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from libs.serving import telling_pod_cost
 from tests.support.certificates import Authority
+from tests.support.http import QuietHandler, serving_http
 
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 DEADLINE_SECONDS = 20.0
@@ -24,7 +23,7 @@ DEADLINE_SECONDS = 20.0
 
 @dataclass
 class Api:
-    address: str
+    address: str = ""
     costs: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     refusals: int = 0
@@ -34,8 +33,8 @@ class Api:
 def serving(folder: Path) -> Iterator[Api]:
     """Takes merge patches of one pod's annotations; refuses as often as ``refusals`` says."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_PATCH(self) -> None:
+    class Handler(QuietHandler):
+        def do_PATCH(self) -> None:  # noqa: N802  http.server's own name
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             is_pods = self.path == "/api/v1/namespaces/video/pods/denoiser-1"
             is_patch = self.headers["Content-Type"] == "application/merge-patch+json"
@@ -49,9 +48,6 @@ def serving(folder: Path) -> Iterator[Api]:
             self.end_headers()
             self.wfile.write(b"{}" if status == 200 else b"pods is forbidden")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     files = Authority().files(folder)
     assert files.ca
     (folder / "ca.crt").write_bytes(files.ca.read_bytes())
@@ -59,17 +55,9 @@ def serving(folder: Path) -> Iterator[Api]:
     (folder / "namespace").write_text("video")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.cert, files.key)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    api = Api(f"https://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    api = Api()
+    with serving_http(Handler, context) as api.address:
         yield api
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(DEADLINE_SECONDS)
 
 
 async def until(api: Api, costs: list[str]) -> None:
