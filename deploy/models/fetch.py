@@ -5,26 +5,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 from deploy.models.cache import Cache, Deadline
 from deploy.models.manifest import Entry, Manifest, ModelUri, read_manifest
+from deploy.models.patience import patiently
 from libs.artifacts import S3Store
 from libs.errors import FailedPrecondition, ResourceExhausted, Unavailable
 
 __all__ = ["Effort", "Fetched", "fetch", "link"]
 
 _log = logging.getLogger(__name__)
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _CHUNK_BYTES = 1 << 20
 _Result = TypeVar("_Result")
 
@@ -179,17 +177,7 @@ class _Fetch:
                 path.unlink()
 
     def _patiently(self, work: Callable[[], _Result]) -> _Result:
-        """Again while the store is away, with longer and longer pauses, until the deadline."""
-        for attempt in count():
-            try:
-                return work()
-            except Unavailable as error:
-                pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0**attempt) * random.uniform(0.5, 1.0)
-                if self._stopped.is_set() or self._deadline.left() <= pause:
-                    raise
-                _log.warning("%s; again in %.1f s", error, pause)
-                self._stopped.wait(pause)
-        raise AssertionError
+        return patiently(work, self._deadline, self._stopped)
 
     def _check(self) -> None:
         if self._stopped.is_set():

@@ -33,6 +33,8 @@ class ModelUri:
     bucket: str
     name: str
     revision: str
+    root: str = "models"
+    """Where it lies in the bucket. Models are under "models"; what is made of them (engines) has other roots."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -46,7 +48,7 @@ class ModelUri:
 
     @property
     def prefix(self) -> str:
-        return f"models/{self.name}/{self.revision}"
+        return f"{self.root}/{self.name}/{self.revision}"
 
     @property
     def manifest_key(self) -> str:

@@ -14,7 +14,7 @@ from libs.artifacts import S3Store
 from libs.catalog import read_card
 from libs.errors import FailedPrecondition
 
-__all__ = ["Published", "Revision", "manifest_of", "publish", "revisions", "verify"]
+__all__ = ["Published", "Revision", "entries_of", "manifest_of", "publish", "revisions", "upload", "verify"]
 
 _CARD = "soundstage.json"
 
@@ -40,6 +40,11 @@ def manifest_of(folder: Path, parallel: int) -> Manifest:
     name = read_card(folder / _CARD).name
     if _is_uuid(name):
         raise ValueError(f"{name}: a model named by a UUID looks like a video to the collector of the artifact store")
+    return Manifest(name=name, files=entries_of(folder, parallel))
+
+
+def entries_of(folder: Path, parallel: int) -> tuple[Entry, ...]:
+    """Every file of ``folder``, by path. Raises ValueError as `manifest_of`."""
     files, problems = [], []
     for path in _files(folder.resolve()):
         why = _leads_out(path, folder) or refused(path.relative_to(folder.resolve()).as_posix())
@@ -49,13 +54,21 @@ def manifest_of(folder: Path, parallel: int) -> Manifest:
         raise ValueError("\n".join(problems))
     with ThreadPoolExecutor(parallel) as pool:
         entries = list(pool.map(lambda path: _entry(path, folder.resolve()), files))
-    return Manifest(name=name, files=tuple(sorted(entries, key=lambda entry: entry.path)))
+    return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
 def publish(folder: Path, bucket: str, store: S3Store, *, parallel: int, mend: bool = False) -> Published:
     """With ``mend`` every file is uploaded, also those that are there with their size."""
     manifest = manifest_of(folder, parallel)
-    uri = ModelUri(bucket, manifest.name, manifest.revision)
+    return upload(
+        folder, manifest, ModelUri(bucket, manifest.name, manifest.revision), store, parallel=parallel, mend=mend
+    )
+
+
+def upload(
+    folder: Path, manifest: Manifest, uri: ModelUri, store: S3Store, *, parallel: int, mend: bool = False
+) -> Published:
+    """``folder``, of which ``manifest`` is, as ``uri``."""
     there = {stored.key: stored.size_bytes for stored in store.walk(uri.prefix)}
     wanted = [entry for entry in manifest.files if mend or there.get(uri.key(entry.path)) != entry.size_bytes]
     with ThreadPoolExecutor(parallel) as pool:

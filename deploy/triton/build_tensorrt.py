@@ -28,7 +28,7 @@ from deploy.triton.repository import emptied, read_card, read_config
 from libs.catalog import ModelCard
 from libs.families.networks import NETWORKS, Network, network_named
 
-__all__ = ["MOST_ONNX_ERROR", "build_tensorrt", "check_repository", "this_machine"]
+__all__ = ["MOST_ONNX_ERROR", "build_tensorrt", "check_repository", "remove_exports", "this_machine"]
 
 MOST_ONNX_ERROR = 1e-3
 """In standard deviations of the output, in float32. More is another network, not rounding."""
@@ -66,6 +66,15 @@ def check_repository(repository: Path, here: Machine) -> None:
     """Raises EngineMismatchError for the first engine that is not for this machine. Run it before tritonserver."""
     for manifest in sorted(repository.glob(f"*/1/{MANIFEST}")):
         Manifest.read(manifest).check(manifest.parent, here)
+
+
+def remove_exports(repository: Path) -> None:
+    """Leaves what Triton reads: the ONNX is as large as the engine again. A later build here begins with its export."""
+    for path in sorted(repository.glob(f"*/1/{MANIFEST}")):
+        shutil.rmtree(path.parent / ONNX, ignore_errors=True)
+        manifest = Manifest.read(path)
+        files = {name: digest for name, digest in manifest.files.items() if not name.startswith(f"{ONNX}/")}
+        replace(manifest, files=files).write(path)
 
 
 def load_tensorrt() -> Trt:
