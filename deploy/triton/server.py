@@ -27,9 +27,10 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Tritonserver:
-    """A server that runs. address: of its gRPC port; metrics_port: `GET /metrics`."""
+    """A server that runs. address: of its gRPC port; http_port: of its HTTP; metrics_port: `GET /metrics`."""
 
     address: str
+    http_port: int
     metrics_port: int
     process: Process
 
@@ -38,14 +39,21 @@ class Tritonserver:
         stop([self.process], grace_seconds=0)
 
 
-def server_command(repository: Path, *, grpc_port: int, metrics_port: int, name: str) -> tuple[str, ...]:
-    """Listens on 127.0.0.1. ``name`` begins the names of the backend's shared memory: `remove_leftovers` takes it."""
+def server_command(
+    repository: Path, *, grpc_port: int, metrics_port: int, name: str, http_port: int | None = None
+) -> tuple[str, ...]:
+    """Listens on 127.0.0.1, by HTTP only if asked to.
+
+    ``name`` begins the names of the backend's shared memory: `remove_leftovers` takes it.
+    """
     server = unpacked_server()
     options = {
         "model-repository": repository,
         "backend-directory": server / "backends",
         "cache-directory": server / "caches",
-        "allow-http": "false",
+        "allow-http": "false" if http_port is None else "true",
+        "http-address": "127.0.0.1",
+        "http-port": http_port or 0,
         "grpc-address": "127.0.0.1",
         "grpc-port": grpc_port,
         "metrics-address": "127.0.0.1",
@@ -77,14 +85,14 @@ def running_tritonserver(
     start.
     """
     name = f"soundstage-{uuid.uuid4().hex[:12]}"
-    grpc_port, metrics_port = free_ports(2)
-    command = server_command(repository, grpc_port=grpc_port, metrics_port=metrics_port, name=name)
+    grpc_port, http_port, metrics_port = free_ports(3)
+    command = server_command(repository, grpc_port=grpc_port, metrics_port=metrics_port, name=name, http_port=http_port)
     log = folder / f"{name}.log"
     environment = server_environment(os.environ)
     process = start(name, command, environment, folder=folder, port=grpc_port, log=log, end_with_parent=True)
     try:
         _wait_until_ready(process)
-        yield Tritonserver(f"127.0.0.1:{grpc_port}", metrics_port, process)
+        yield Tritonserver(f"127.0.0.1:{grpc_port}", http_port, metrics_port, process)
     finally:
         stop([process], grace_seconds=grace_seconds)
         remove_leftovers(name)
