@@ -38,6 +38,7 @@ POOLS = [
     for name in ("small", "large")
 ]
 MODELS = [f"s3://soundstage/models/{name}/{'0' * 64}" for name in ("diorama", "other")]
+ENGINES = {"triton": {"image": "example/triton:0.1.0", "engines": {"enabled": True}}}
 TOGGLES: dict[str, dict[str, Mapping[str, Any]]] = {
     "stores": {"outside": OUTSIDE, "bundled": BUNDLED},
     "scaling": {
@@ -72,6 +73,7 @@ TOGGLES: dict[str, dict[str, Mapping[str, Any]]] = {
         "claim": {"models": {"existingClaim": "models"}},
         "fetched": {"models": {"fetch": MODELS}},
         "cached": {"models": {"fetch": MODELS, "fetching": {"cacheClaim": "cache", "cacheGib": 100}}},
+        "fetched, with engines": {"models": {"fetch": MODELS}, **ENGINES},
     },
     "tests": {"yes": {}, "no": {"tests": {"enabled": False}}},
 }

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 
 from deploy.models.__main__ import READY, parse
 from deploy.models.settings import ModelStoreSettings
+from deploy.triton import engines
 from tests.deploy.kinds import VERSIONS, problems
 from tests.deploy.rendering import (
     CHART,
     COMPONENTS,
+    ENGINES,
     MODELS,
     OUTSIDE,
     POOLS,
@@ -39,6 +41,7 @@ IMMUTABLE = {
     "Deployment": ("selector",),
     "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
     "Service": ("clusterIP",),
+    "Job": ("template", "podFailurePolicy"),
 }
 SECRET_VALUES = {"DATABASE_URL": "postgresql://user:password@host/database"}
 CERTIFICATES = "/etc/soundstage/"
@@ -129,7 +132,7 @@ def test_pods_are_restricted() -> None:
             assert spec["automountServiceAccountToken"] is False, where
             assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(spec), where
             kinds = {*(kind for volume in spec["volumes"] for kind in volume)}
-            assert kinds <= {"name", "emptyDir", "secret", "persistentVolumeClaim", "projected"}, where
+            assert kinds <= {"name", "emptyDir", "secret", "configMap", "persistentVolumeClaim", "projected"}, where
             assert ("projected" in kinds) <= manifest["metadata"]["name"].endswith("-denoiser"), where
             for container in containers([manifest]):
                 assert container["securityContext"] == {
@@ -248,6 +251,78 @@ def test_models_are_fetched_before_the_service_starts(choice: str, monkeypatch: 
             assert fetching["startupProbe"]["exec"]["command"][-1] == f"{told.into}/{READY}"
 
 
+WITH_ENGINES = merged(
+    merged(OUTSIDE, TOGGLES["models"]["fetched, with engines"]),
+    {
+        "triton": {
+            "enabled": True,
+            "pools": [{**POOLS[0], "nodeSelector": {"gpu": "l4"}, "tolerations": [{"operator": "Exists"}]}, POOLS[1]],
+            "engines": {"dtype": "float16", "instances": 2, "existingSecret": "writer"},
+        },
+        "models": {"fetching": {"existingSecret": "reader"}},
+    },
+)
+
+
+def engine_jobs(manifests: list[Manifest]) -> dict[str, str]:
+    """Pool -> name."""
+    jobs = [one["metadata"] for one in of_kind(manifests, "Job")]
+    return {one["labels"]["app.kubernetes.io/component"].removeprefix("engines-"): one["name"] for one in jobs}
+
+
+def test_what_a_pools_job_builds_its_pods_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By words that the command takes, on the pool's nodes, with a GPU, into the folder that Triton reads."""
+    found = pods(render(values=WITH_ENGINES))
+    for pool in ("small", "large"):
+        job, triton = found[f"engines-{pool}"]["spec"], found[f"triton-{pool}"]["spec"]
+        (building,), (fetching,), (serving,) = job["containers"], triton["initContainers"], triton["containers"]
+        told = {}
+        for what, container in (("build", building), ("fetch", fetching)):
+            assert container["command"] == ["python", "-m", "deploy.triton.engines", what]
+            told[what] = engines.main.commands[what].make_context(what, list(container["args"])).params
+            assert container["image"] == serving["image"]
+            assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+            with monkeypatch.context() as patch:
+                for variable in container["env"]:
+                    patch.setenv(variable["name"], variable.get("value", "a-secret"))
+                assert ModelStoreSettings().s3_endpoint == OUTSIDE["s3"]["endpoint"]
+        common = ("models", "dtype", "instances")
+        assert [told["build"][name] for name in common] == [told["fetch"][name] for name in common]
+        assert ([str(uri) for uri in told["build"]["models"]], told["build"]["dtype"]) == (MODELS[:1], "float16")
+        assert f"--model-repository={told['fetch']['into']}" in serving["args"]
+        mounts = {one["mountPath"]: one.get("readOnly", False) for one in serving["volumeMounts"]}
+        assert mounts[str(told["fetch"]["into"])] is mounts[str(told["fetch"]["cache"])] is True
+        assert job.get("nodeSelector") == triton.get("nodeSelector")
+        assert job.get("tolerations") == triton.get("tolerations")
+        assert ("writer" in str(building["env"]), "reader" in str(fetching["env"])) == (True, True)
+    assert found["engines-small"]["spec"]["nodeSelector"] == {"gpu": "l4"}
+
+
+def test_another_build_is_another_job_and_the_same_is_the_same() -> None:
+    first = engine_jobs(render(values=WITH_ENGINES))
+    assert engine_jobs(render(values=merged(WITH_ENGINES, {"denoiser": {"replicas": 3}}))) == first
+    other = engine_jobs(render(values=merged(WITH_ENGINES, {"triton": {"engines": {"dtype": "bfloat16"}}})))
+    assert set(first) == set(other) == {"small", "large"}
+    assert not set(first.values()) & set(other.values())
+    long = engine_jobs(render(values=merged(WITH_ENGINES, {"fullnameOverride": "a" * 40})))
+    assert max(map(len, long.values())) <= 63
+
+
+def test_triton_is_probed_by_inferences() -> None:
+    manifests = render(values=merged(OUTSIDE, TOGGLES["triton"]["pools"]))
+    (script,) = [one["data"]["ready.py"] for one in of_kind(manifests, "ConfigMap")]
+    assert script == (CHART / "files/triton/ready.py").read_text().rstrip("\n")
+    (container,) = pods(manifests)["triton-small"]["spec"]["containers"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        command = container[probe]["exec"]["command"]
+        assert command[:2] == ["python3", "/probe/ready.py"]
+        (seconds,) = [float(word.partition("=")[2]) for word in command if word.startswith("--seconds=")]
+        assert container[probe]["timeoutSeconds"] > seconds
+        # A pod that is busy is neither left out nor killed for it soon.
+        assert ("--busy=ok" in command) == (probe == "readinessProbe")
+    assert container["livenessProbe"]["timeoutSeconds"] >= 300
+
+
 def test_without_models_to_fetch_there_is_no_such_container() -> None:
     assert all("initContainers" not in pod["spec"] for pod in pods(render(values=OUTSIDE)).values())
 
@@ -286,6 +361,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a model by no URI": ({"models": {"fetch": ["diorama"]}}, "models/fetch"),
     "two models folders": ({"models": {"fetch": MODELS, "existingClaim": "models"}}, "not both"),
     "no store": ({"s3": {"endpoint": ""}}, "s3.endpoint"),
+    "engines without a URI": ({"triton": {**TOGGLES["triton"]["pools"]["triton"], **ENGINES["triton"]}}, "no URI"),
+    "engines in NVIDIA's image": (
+        merged(WITH_ENGINES, {"triton": {"image": "nvcr.io/nvidia/tritonserver:24.10-py3"}}),
+        "deploy/triton/Dockerfile",
+    ),
     "no Temporal": ({"temporal": {"address": ""}}, "temporal.address"),
 }
 

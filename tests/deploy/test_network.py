@@ -135,6 +135,22 @@ def test_inside_just_the_drawn_arrows(manifests: Any, drawn: set[Arrow]) -> None
     assert inside(manifests()) == drawn
 
 
+def test_engines_go_from_a_job_to_the_store_and_from_there_to_triton_and_no_other_way() -> None:
+    with_engines = merged(TRITON, TOGGLES["models"]["fetched, with engines"])
+    pools = ("small", "large")
+    both = {f"{who}-{pool}" for who in ("engines", "triton") for pool in pools}
+    to_store = {(who, "seaweedfs", 8333) for who in both}
+    bundled = render(values=merged(BUNDLED, with_engines))
+    assert inside(bundled) == DRAWN | HEALTH_TEST | STORES | on_triton(*pools) | to_store
+    outside = render(values=merged(OUTSIDE, with_engines))
+    assert {(who, port) for who, called, port in to_outside(outside) if called == ANYWHERE and who in both} == {
+        (who, 9000) for who in both
+    }
+    assert {called for _, called, _ in from_outside(outside)} & both == {f"triton-{pool}" for pool in pools}
+    without = to_outside(render(values=merged(OUTSIDE, TRITON)))
+    assert {who for who, _, _ in without if who.startswith("triton")} == set()
+
+
 @pytest.mark.parametrize("name", VALUE_FILES)
 def test_strangers_reach_the_gateway_and_nothing_else(name: str) -> None:
     arrows = from_outside(render(*VALUE_FILES[name]))

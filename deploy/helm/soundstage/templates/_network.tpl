@@ -1,6 +1,7 @@
 {{/*
 A component's NetworkPolicy: just the arrows of the architecture. Arguments: root, component, from and to (components),
-stores (postgresql, temporal, s3, oidc, kubernetes), everybody (may callers come from outside), tested (by `helm test`).
+stores (postgresql, temporal, s3, oidc, kubernetes), everybody (may callers come from outside), tested (by `helm test`),
+unmeasured (it has no metrics to be read).
 */}}
 
 {{- define "soundstage.networkPolicy" -}}
@@ -17,7 +18,7 @@ spec:
   policyTypes: [Ingress, Egress]
   {{- $callers := .from -}}
   {{- if and $root.Values.tests.enabled .tested }}{{ $callers = append $callers "test" }}{{ end }}
-  {{- if eq .component "test" }}
+  {{- if .unmeasured }}
   ingress: []
   {{- else }}
   ingress:

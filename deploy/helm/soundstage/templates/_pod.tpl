@@ -140,15 +140,7 @@ startupProbe:
   failureThreshold: {{ div (mul (add $fetching.deadlineSeconds 60) (len $models.fetch)) 2 }}
   {{- end }}
 env:
-  - {name: SOUNDSTAGE_MODELS_S3_ENDPOINT, value: {{ include "soundstage.s3Endpoint" .root | quote }}}
-  - {name: SOUNDSTAGE_MODELS_S3_SECURE, value: {{ include "soundstage.s3Secure" .root | quote }}}
-  - {name: SOUNDSTAGE_MODELS_S3_REGION, value: {{ .root.Values.s3.region | quote }}}
-  {{- $secret := .root.Values.s3.existingSecret }}
-  {{- $name := default $secret.name $fetching.existingSecret }}
-  - name: SOUNDSTAGE_MODELS_S3_ACCESS_KEY
-    {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.accessKeyKey) | nindent 4 }}
-  - name: SOUNDSTAGE_MODELS_S3_SECRET_KEY
-    {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.secretKeyKey) | nindent 4 }}
+  {{- include "soundstage.modelStoreEnv" (dict "root" .root "secret" $fetching.existingSecret) | nindent 2 }}
 resources:
   {{- toYaml $fetching.resources | nindent 2 }}
 volumeMounts:
@@ -156,6 +148,19 @@ volumeMounts:
   - {name: model-cache, mountPath: /model-cache}
   - {name: tmp, mountPath: /tmp}
 {{- end -}}
+{{- end -}}
+
+{{/* Where the model store is. Arguments: root, secret (with the keys; empty: that of the artifacts). */}}
+{{- define "soundstage.modelStoreEnv" -}}
+{{- $secret := .root.Values.s3.existingSecret -}}
+{{- $name := default $secret.name .secret -}}
+- {name: SOUNDSTAGE_MODELS_S3_ENDPOINT, value: {{ include "soundstage.s3Endpoint" .root | quote }}}
+- {name: SOUNDSTAGE_MODELS_S3_SECURE, value: {{ include "soundstage.s3Secure" .root | quote }}}
+- {name: SOUNDSTAGE_MODELS_S3_REGION, value: {{ .root.Values.s3.region | quote }}}
+- name: SOUNDSTAGE_MODELS_S3_ACCESS_KEY
+  {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.accessKeyKey) | nindent 2 }}
+- name: SOUNDSTAGE_MODELS_S3_SECRET_KEY
+  {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.secretKeyKey) | nindent 2 }}
 {{- end -}}
 
 {{/* What every pod of the chart has. */}}

@@ -44,21 +44,22 @@ ports:
   - {name: metrics, containerPort: 8002}
 env:
   - {name: HOME, value: /tmp}
+# By inferences: Triton's own readiness stays true after a model has crashed. Being busy is no reason to be left out.
 startupProbe:
-  httpGet: {path: /v2/health/ready, port: http}
+  exec: {command: [python3, /probe/ready.py, --port=8000, --seconds=60]}
   periodSeconds: 10
-  timeoutSeconds: 5
+  timeoutSeconds: 70
   failureThreshold: {{ max 1 (div (add $triton.startupSeconds 9) 10) }}
 readinessProbe:
-  httpGet: {path: /v2/health/ready, port: http}
-  periodSeconds: 5
-  timeoutSeconds: 5
+  exec: {command: [python3, /probe/ready.py, --port=8000, --seconds=10, --busy=ok]}
+  periodSeconds: 10
+  timeoutSeconds: 20
   failureThreshold: 2
 livenessProbe:
-  httpGet: {path: /v2/health/live, port: http}
+  exec: {command: [python3, /probe/ready.py, --port=8000, --seconds={{ $triton.stuckSeconds }}]}
   periodSeconds: 20
-  timeoutSeconds: 10
-  failureThreshold: 3
+  timeoutSeconds: {{ add $triton.stuckSeconds 10 }}
+  failureThreshold: 2
 lifecycle:
   preStop:
     sleep: {seconds: 10}
@@ -66,6 +67,10 @@ resources:
   {{- toYaml .pool.resources | nindent 2 }}
 volumeMounts:
   - {name: repository, mountPath: /repository, readOnly: true}
+  {{- if $triton.engines.enabled }}
+  - {name: engine-cache, mountPath: /engine-cache, readOnly: true}
+  {{- end }}
+  - {name: probe, mountPath: /probe, readOnly: true}
   - {name: tmp, mountPath: /tmp}
   - {name: shm, mountPath: /dev/shm}
 {{- end -}}
