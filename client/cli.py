@@ -45,6 +45,8 @@ EXIT_CODES = {
     grpc.StatusCode.UNAUTHENTICATED: 6,
 }
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
+PASSED_ON: dict[str, Any] = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True}}
+"""Of a command that another program reads the words of."""
 STATE_CHOICES = [
     name.removeprefix("STATE_").lower() for name in pb.State.DESCRIPTOR.values_by_name if name != "STATE_UNSPECIFIED"
 ]
@@ -240,13 +242,39 @@ def delete(client: SoundstageClient, video: str) -> None:
     client.delete(video)
 
 
-@main.command()
+def alone(command: Callable[..., None]) -> Callable[..., None]:
+    """What a group does when none of its commands is named."""
+
+    @wraps(command)
+    def run(**options: object) -> None:
+        if click.get_current_context().invoked_subcommand is None:
+            command(**options)
+
+    return run
+
+
+@main.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@alone
 @calls_server
 def models(client: SoundstageClient, as_json: bool) -> None:
-    """Lists the models that can be asked for; the first is the default."""
+    """Lists the models that can be asked for; the first is the default. The commands are for the model store."""
     for model in client.models():
         click.echo(MessageToJson(model, indent=None) if as_json else model_text(model))
+
+
+def _add_store_command(name: str, does: str) -> None:
+    @models.command(name, short_help=does, **PASSED_ON)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def run(arguments: tuple[str, ...]) -> None:
+        command = _for_operators("deploy.models.__main__")
+        raise SystemExit(command([name, *arguments], program="soundstage models"))
+
+
+_add_store_command("publish", "Uploads a model to S3, and has its engines built on a cluster.")
+_add_store_command("list", "Lists what is in the model store.")
+_add_store_command("verify", "Reads every object of a model.")
+_add_store_command("fetch", "Brings models from the store into a folder.")
 
 
 @main.command()
@@ -273,17 +301,20 @@ def quota(client: SoundstageClient, as_json: bool) -> None:
     click.echo(MessageToJson(answer) if as_json else quota_text(answer))
 
 
-@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@main.command(**PASSED_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def doctor(arguments: tuple[str, ...]) -> None:
     """Checks stores, values and a cluster before an install (see doctor --help)."""
+    _for_operators("deploy.doctor.__main__").main(args=list(arguments), prog_name="soundstage doctor")
+
+
+def _for_operators(module: str) -> Any:  # noqa: ANN401  a command of click, or a function
     try:
         # By name and only here: the client itself knows nothing of databases and clusters, nor has their packages.
-        command = import_module("deploy.doctor.__main__").main
+        return import_module(module).main
     except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed here; doctor needs: pip install 'soundstage[ops]'"
+        message = f"{error.name} is not installed here; this needs: pip install 'soundstage[ops]'"
         raise ProblemForPeople(message, 2) from error
-    command.main(args=list(arguments), prog_name="soundstage doctor")
 
 
 def _spec_arguments(options: dict[str, Any]) -> dict[str, Any]:

@@ -154,6 +154,8 @@ class ClusterDoctor:
         yield from KINDS
         if any(self.values.at(f"bundled.{name}.enabled") for name in ("postgresql", "seaweedfs", "temporal")):
             yield "apps", "statefulsets"
+        if self.values.at("triton.enabled") and self.values.at("triton.engines.enabled"):
+            yield "batch", "jobs"
         if self.values.scales_by_keda:
             yield from KEDA
         if self.values.uses_cert_manager:

@@ -1,10 +1,12 @@
-"""python -m deploy.models: publishes models to S3 and fetches them; where the store is, say SOUNDSTAGE_MODELS_…
+"""`soundstage models`, or python -m deploy.models: publishes models to S3 and fetches them.
 
 publish FOLDER --bucket BUCKET     prints the model's URI; again is harmless, and goes on with what was interrupted
-list --bucket BUCKET               models that are whole
+… --build-engines --release NAME   then builds its TensorRT engines on the GPUs of a cluster
+list --bucket BUCKET               models that are whole, and the engines built from them
 verify URI …                       reads every object; exit code 1 when one is damaged
 fetch URI … --cache DIR --into DIR every file into the cache, hashed; a link for each model in the other folder
 
+Where the store is, say SOUNDSTAGE_MODELS_S3_ENDPOINT, …_S3_ACCESS_KEY, …_S3_SECRET_KEY, …_S3_REGION, …_S3_SECURE.
 Exit codes: 1 it cannot be done as things are, 2 change the command, 3 the store does not answer: again may work.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import time
@@ -19,18 +22,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from deploy.models.cache import Cache
+from deploy.models.engines import engines_of
 from deploy.models.fetch import Effort, fetch, link
 from deploy.models.manifest import ModelUri
 from deploy.models.publish import publish, revisions, verify
 from deploy.models.settings import ModelStoreSettings
+from libs.artifacts import S3Store
 from libs.errors import SoundstageError, Unavailable
 
+API_SECONDS = 10.0
+"""For an answer of Kubernetes' API."""
 READY = ".ready"
 """Written into the models folder by `fetch --hold`, when everything is there."""
 
 
-def main(words: list[str] | None = None) -> int:
-    arguments = parse(words)
+def main(words: list[str] | None = None, *, program: str = "python -m deploy.models") -> int:
+    arguments = parse(words, program=program)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # As the first process of a container it would otherwise not be heard. Files begun are gone on with.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -48,17 +55,44 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _publish(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
+    if arguments.build_engines and not arguments.release:
+        raise ValueError("--build-engines: say which release builds them, with --release NAME")
     store = settings.open(arguments.bucket)
     done = publish(arguments.folder, arguments.bucket, store, parallel=arguments.parallel, mend=arguments.mend)
     what = "published" if done.is_new else "was there already"
     print(f"{done.uploaded} files uploaded, {what}", file=sys.stderr)
-    print(done.uri)
-    return 0
+    print(done.uri, flush=True)
+    return _build_engines(arguments, done.uri, store) if arguments.build_engines else 0
+
+
+def _build_engines(arguments: argparse.Namespace, uri: ModelUri, store: S3Store) -> int:
+    # Here, since the images of the services have neither of them.
+    from deploy.doctor.kubeconfig import connect
+    from deploy.models.engine_jobs import EngineJobs
+
+    file = arguments.kubeconfig.expanduser()
+    api = connect(file, context=arguments.context, namespace=arguments.namespace, seconds=API_SECONDS)
+    jobs = EngineJobs(api, arguments.release, poll_seconds=arguments.poll_seconds)
+    outcomes = jobs.follow(jobs.start(uri), arguments.engines_deadline_seconds, _tell)
+    for record in engines_of(store, uri):
+        _tell(f"in the store: {record}")
+    for outcome in outcomes:
+        if outcome.state != "complete":
+            _tell(f"{outcome.job} is {outcome.state}: {outcome.said}")
+    states = {outcome.state for outcome in outcomes}
+    return 1 if "failed" in states else 3 * ("unfinished" in states)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _list(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
-    for one in revisions(arguments.bucket, settings.open(arguments.bucket)):
+    store = settings.open(arguments.bucket)
+    for one in revisions(arguments.bucket, store):
         print(f"{one.uri}  {one.size_bytes / 1e6:.1f} MB  {one.published}")
+        for record in engines_of(store, one.uri):
+            print(f"  engines: {record}")
     return 0
 
 
@@ -99,9 +133,9 @@ def _fetch(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
 COMMANDS = {"publish": _publish, "list": _list, "verify": _verify, "fetch": _fetch}
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
+def parse(words: list[str] | None = None, *, program: str = "python -m deploy.models") -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m deploy.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
@@ -115,9 +149,21 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         if name == "publish":
             command.add_argument("folder", type=Path, help="in diffusers' layout, with soundstage.json")
             command.add_argument("--mend", action="store_true", help="upload also what is there")
+            _add_engine_options(command)
         if name == "fetch":
             _add_fetch_options(command)
     return parser.parse_args(words)
+
+
+def _add_engine_options(command: argparse.ArgumentParser) -> None:
+    kubeconfig = Path(os.environ.get("KUBECONFIG") or "~/.kube/config")
+    command.add_argument("--build-engines", action="store_true", help="on a cluster, by Jobs like those of the chart")
+    command.add_argument("--release", default="", help="of the chart, whose Jobs say how")
+    command.add_argument("--namespace", default="", help="of the release; default: that of the context")
+    command.add_argument("--kubeconfig", type=Path, default=kubeconfig, help="one file; default: KUBECONFIG")
+    command.add_argument("--context", default="", help="of the kubeconfig; default: its current one")
+    command.add_argument("--engines-deadline-seconds", type=float, default=14400.0, help="until all Jobs have ended")
+    command.add_argument("--poll-seconds", type=float, default=5.0, help="between two looks at a Job")
 
 
 def _add_fetch_options(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -48,6 +50,32 @@ def test_what_the_build_needs_is_not_ignored() -> None:
         "models",
     }
     assert all((ROOT / path).exists() for path in kept)
+
+
+def test_the_image_of_triton_holds_what_builds_and_fetches_engines() -> None:
+    """It was built nowhere; its version, its extra and the files that it asks for are checked."""
+    text = (ROOT / "deploy/triton/Dockerfile").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f'image.version="{project["version"]}"' in text
+    assert ('".[triton]"' in text, "triton" in project["optional-dependencies"]) == (True, True)
+    (image,) = re.findall(r"^FROM (\S+)-py3$", text, re.MULTILINE)
+    (version,) = re.findall(r"^ARG TRITON=(\S+)$", text, re.MULTILINE)
+    values = (ROOT / "deploy/helm/soundstage/values.yaml").read_text()
+    assert f"image: {image.replace('${TRITON}', version)}-py3" in values
+    kept = [
+        line[1:] for line in (ROOT / "deploy/triton/Dockerfile.dockerignore").read_text().splitlines() if "!" in line
+    ]
+    assert {"libs", "deploy/models", "deploy/triton", "requirements.lock"} < set(kept)
+    assert all((ROOT / path).exists() for path in kept)
+
+
+def test_what_the_image_of_triton_runs_imports_nothing_that_it_lacks() -> None:
+    code = "import sys, deploy.triton.engines, deploy.triton.build; print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=240
+    )
+    modules = set(said.stdout.split())
+    assert not {"services", "client", "training", "deploy.local", "deploy.doctor"} & modules
 
 
 def test_every_service_says_what_its_image_must_not_hold() -> None:

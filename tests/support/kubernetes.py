@@ -1,4 +1,4 @@
-"""A Kubernetes API for tests: a real HTTP server that plays the paths which the doctor asks, and nothing else.
+"""A Kubernetes API for tests: a real HTTP server that plays the paths which the doctor and `soundstage models` ask.
 
 There is no cluster here; what a real API server would refuse beyond status codes is not played.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import yaml
 
@@ -43,6 +45,14 @@ class FakeCluster:
     hidden: set[str] = field(default_factory=set)
     """Paths answered 403."""
     reviews: list[dict[str, str]] = field(default_factory=list)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    created: list[dict[str, Any]] = field(default_factory=list)
+    """Jobs as they were posted."""
+    pods: list[dict[str, Any]] = field(default_factory=list)
+    run_job: Callable[[dict[str, Any]], tuple[str, str] | None] = lambda _: ("Complete", "")
+    """What a posted Job comes to, and its pod's last words; it runs in a thread. None: it never ends."""
+    failures: int = 0
+    """So many of the next looks at a Job are answered 500."""
 
     def add_node(self, gpus: int, driver: str = "") -> None:
         labels = {"nvidia.com/cuda.driver-version.full": driver} if driver else {}
@@ -59,12 +69,45 @@ class FakeCluster:
         (folder / "kubeconfig").write_text(yaml.safe_dump(config))
         return folder / "kubeconfig"
 
-    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def add_job(self, job: dict[str, Any]) -> None:
+        """As Kubernetes keeps it: with labels of its own."""
+        own = {"batch.kubernetes.io/controller-uid": f"uid-of-{job['metadata']['name']}"}
+        pod = job["spec"]["template"]
+        template = {**pod, "metadata": {"labels": {**pod["metadata"]["labels"], **own}}}
+        spec = {**job["spec"], "template": template, "selector": {"matchLabels": own}, "suspend": False}
+        self.jobs[job["metadata"]["name"]] = {**job, "spec": spec, "status": {}}
+
+    def _post_job(self, job: dict[str, Any]) -> dict[str, Any]:
+        self.created.append(job)
+        name = f"{job['metadata']['generateName']}{len(self.created):05d}"
+        self.add_job({**job, "metadata": {**job["metadata"], "name": name}})
+        threading.Thread(target=self._run, args=(name,), daemon=True).start()
+        return self.jobs[name]
+
+    def _run(self, name: str) -> None:
+        if (end := self.run_job(self.jobs[name])) is None:
+            return
+        condition, said = end
+        state = {"terminated": {"message": said}}
+        labels = {"batch.kubernetes.io/job-name": name}
+        self.pods.append({"metadata": {"labels": labels}, "status": {"containerStatuses": [{"state": state}]}})
+        self.jobs[name]["status"] = {"conditions": [{"type": condition, "status": "True", "reason": "AsPlayed"}]}
+
+    def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         path, _, query = path.partition("?")
         parts = path.strip("/").split("/")
         if path in self.hidden:
             return 403, {"kind": "Status"}
         match parts:
+            case ["apis", "batch", "v1", "namespaces", _, "jobs"] if method == "POST":
+                return 201, self._post_job(body)
+            case ["apis", "batch", "v1", "namespaces", _, "jobs"]:
+                return 200, {"items": _selected(self.jobs.values(), query)}
+            case ["apis", "batch", "v1", "namespaces", _, "jobs", name]:
+                self.failures -= 1
+                return (500, {}) if self.failures >= 0 else (200, self.jobs[name])
+            case ["api", "v1", "namespaces", _, "pods"]:
+                return 200, {"items": _selected(self.pods, query)}
             case ["version"]:
                 major, minor = self.version
                 return 200, {"major": major, "minor": minor, "gitVersion": f"v{major}.{minor.rstrip('+')}.1"}
@@ -86,6 +129,12 @@ class FakeCluster:
         return 404, {"kind": "Status"}
 
 
+def _selected(objects: Iterable[dict[str, Any]], query: str) -> list[dict[str, Any]]:
+    selector = parse_qs(query)["labelSelector"][0]
+    wanted = dict(term.split("=") for term in selector.split(","))
+    return [one for one in objects if wanted.items() <= one["metadata"]["labels"].items()]
+
+
 @contextmanager
 def serving_cluster() -> Iterator[FakeCluster]:
     cluster = FakeCluster()
@@ -95,7 +144,7 @@ def serving_cluster() -> Iterator[FakeCluster]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else {}
             known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-            status, said = cluster.answer(self.path, body) if known else (401, {})
+            status, said = cluster.answer(self.command, self.path, body) if known else (401, {})
             content = json.dumps(said).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

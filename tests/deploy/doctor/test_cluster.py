@@ -122,7 +122,15 @@ def test_only_what_the_values_ask_for_is_checked(cluster: FakeCluster, tmp_path:
     assert "cluster keda" not in [one["check"] for one in report.checks]
     assert "cluster gpus" not in [one["check"] for one in report.checks]
     assert {one["resource"] for one in cluster.reviews} >= {"statefulsets", "deployments"}
+    assert "jobs" not in {one["resource"] for one in cluster.reviews}
     assert report["temporal"]["level"] == "ok"
+
+
+def test_engines_ask_for_jobs(cluster: FakeCluster, tmp_path: Path) -> None:
+    (tmp_path / "engines.yaml").write_text("triton: {engines: {enabled: true}}")
+    cluster.refused = {("create", "jobs")}
+    report = on(cluster, tmp_path, "values-gpu.yaml", "--values", tmp_path / "engines.yaml")
+    assert report["cluster permissions"]["found"] == "in video you may not create jobs"
 
 
 def test_a_missing_namespace_and_a_server_that_is_away(cluster: FakeCluster, tmp_path: Path) -> None:
