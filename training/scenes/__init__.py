@@ -84,6 +84,8 @@ def sample_spec(rng: np.random.Generator, family: str | None = None) -> SceneSpe
     name = family or str(rng.choice(list(FAMILIES)))
     varies = FAMILIES[name].VARIES
     drawn = {key: str(rng.choice(values)) for key, values in CHOICES.items() if key in varies}
+    if "colour" in varies:
+        drawn["colour"] = str(rng.choice(FAMILIES[name].COLOURS))  # type: ignore[attr-defined]
     times = TIMES.get(name, ALL_TIMES if "time_of_day" in varies else ("day",))
     behind = [back for front, back in PAIRS if front == name]
     background = str(rng.choice(behind)) if behind and rng.random() < BACKGROUND_PROBABILITY else None
