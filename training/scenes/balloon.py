@@ -40,7 +40,7 @@ VARIES = frozenset({"time_of_day", "distance", "side", "strength", "colour"})
 COLOURS = ("red", "blue", "yellow", "green")
 SUBJECTS = ("a hot-air balloon", "a balloon", "a hot air balloon in the sky", "a balloon floating in the air")
 
-RADIUS = {"near": 0.18, "far": 0.075}
+RADIUS = {"near": 0.18, "far": 0.082}
 """Of the envelope; the whole balloon is 3.3 times as high."""
 LENGTH = {"weak": (4, 6), "strong": (10, 14)}
 GAP = {"weak": (24, 29), "strong": (18, 22)}
@@ -120,7 +120,7 @@ def _land(spec: SceneSpec, canvas: Canvas) -> Field:
 
 
 def _envelope(spec: SceneSpec, u: Field, v: Field, burning: Field, edge: float) -> tuple[Field, Field]:
-    """Colour (T, h, w, 3) and coverage (T, h, w): gores of two tones, round, lit from the upper left and from inside."""
+    """Colour (T, h, w, 3) and coverage (T, h, w): gores of two tones, lit from the upper left and from inside."""
     ball = np.sqrt(np.maximum(1 - np.square(np.minimum(v, JOIN)), 0))
     wide = np.maximum(ball - np.maximum(v - JOIN, 0) * JOIN / np.sqrt(1 - JOIN**2), 1e-3)
     around = np.arcsin(np.clip(u / wide, -1, 1))

@@ -39,7 +39,7 @@ FAMILY = "lighthouse"
 VARIES = frozenset({"time_of_day", "distance", "side", "strength"})
 SUBJECTS = ("a lighthouse", "a lighthouse on a rock", "a lighthouse by the water", "a tall lighthouse")
 
-SCALE = {"near": 1.0, "far": 0.42}
+SCALE = {"near": 1.0, "far": 0.46}
 TOWER, FOOT_WIDTH, TOP_WIDTH, BANDS = 0.56, 0.1, 0.062, 5
 """Height of the tower and its half widths when near, as shares of the picture; bands from foot to top."""
 LAMP = 0.615

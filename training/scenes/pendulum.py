@@ -1,6 +1,6 @@
 """A pendulum clock on a wall: a brass disc swings under a white dial, ticking where it turns.
 
-The rod's angle is that of a small pendulum, angle = swing * cos(pi * frame / beat): it turns every ``beat`` frames, a whole
+The rod's angle is that of a small pendulum, swing * cos(pi * frame / beat): it turns every ``beat`` frames, a whole
 number, so that each tick (at the left) and tock (at the right) falls on the frame of its turning point. A wider swing
 (``strength``) hits the escapement harder: it is louder, not faster.
 """
@@ -34,7 +34,7 @@ FAMILY = "pendulum"
 VARIES = frozenset({"time_of_day", "distance", "side", "strength"})
 SUBJECTS = ("a pendulum", "a swinging pendulum", "a clock with a pendulum", "the pendulum of a clock")
 
-SCALE = {"near": 1.0, "far": 0.44}
+SCALE = {"near": 1.0, "far": 0.46}
 """Height of the clock, as a share of the picture's."""
 SWING = {"weak": 0.08, "strong": 0.2}
 """Largest angle of the rod, radians."""
@@ -61,7 +61,7 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     x, y = half.grid
     across, down = (x - place) / scale, (y - top) / scale
     still = _clock(spec, half, across, down)
-    frames = enlarge(_swinging(still, across, down, angle, _light(spec), 1.5 / (half.size * scale)))
+    frames = enlarge(_swinging(still, across, down, angle, _shine(spec), 1.5 / (half.size * scale)))
     turns = range(first, canvas.num_frames, beat)
     events = [_event(at, (at - first) // beat, place, SWING[spec.strength] * LENGTH * scale) for at in turns]
     return Clip(np.clip(frames, 0, 1), _sound(spec, canvas, events), events)
@@ -73,10 +73,13 @@ def _event(frame: int, number: int, place: float, reach: float) -> Event:
 
 
 def _light(spec: SceneSpec) -> Field:
-    """Light in the room, (3,): at night a dim, warm lamp."""
-    if spec.time_of_day == "night":
-        return np.array((0.42, 0.36, 0.34), np.float32)
-    return 0.15 + 0.85 * np.array(LIGHT[spec.time_of_day], np.float32)
+    """Light in the room, (3,): what comes through a window, at night the moon's."""
+    return 0.12 + 0.88 * np.array(LIGHT[spec.time_of_day], np.float32)
+
+
+def _shine(spec: SceneSpec) -> Field:
+    """Light on dial and brass, (3,): at night they are lit by a lamp in the case."""
+    return np.array((0.8, 0.68, 0.5), np.float32) if spec.time_of_day == "night" else _light(spec)
 
 
 def _clock(spec: SceneSpec, canvas: Canvas, across: Field, down: Field) -> Field:
@@ -89,12 +92,15 @@ def _clock(spec: SceneSpec, canvas: Canvas, across: Field, down: Field) -> Field
     picture = over(picture, WOOD, _box(across, down - 0.5, CASE, 0.47, edge))
     picture = over(picture, INSIDE, _box(across, down - 0.69, CASE - 0.035, 0.24, edge))
     from_dial = np.hypot(across, down - PIVOT)
+    picture = picture * _light(spec)
     for radius, colour in ((0.175, BRASS), (0.155, DIAL)):
-        picture = over(picture, np.array(colour, np.float32), smoothstep(edge, -edge, from_dial - radius))
+        picture = over(
+            picture, np.array(colour, np.float32) * _shine(spec), smoothstep(edge, -edge, from_dial - radius)
+        )
     for turn, long in ((rng.uniform(0, 2 * np.pi), 0.09), (rng.uniform(0, 2 * np.pi), 0.13)):
         hand = _rod(across, down - PIVOT, turn, long, 0.011, edge)
         picture = over(picture, np.array(HANDS, np.float32), hand)
-    return (picture * _light(spec)).astype(np.float32)
+    return picture.astype(np.float32)
 
 
 def _swinging(still: Field, across: Field, down: Field, angle: Field, light: Field, edge: float) -> Field:
