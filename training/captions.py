@@ -26,6 +26,8 @@ HELD_OUT_WORDS = (
     "blizzard",
     "stargazing",
     "milky way",
+    "beacon",
+    "banner",
 )
 
 TIME_PHRASES: dict[str, tuple[str, ...]] = {
@@ -88,6 +90,10 @@ STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "meadow": {"weak": ("calm", "gentle", "quiet"), "strong": ("windy", "windswept", "stormy")},
     "underwater": {"weak": ("calm", "quiet", "gentle"), "strong": ("lively", "busy", "bubbling")},
     "pond": {"weak": ("calm", "quiet", "still"), "strong": ("rainy", "lively", "busy")},
+    "lighthouse": {"weak": ("faint", "dim", "weak"), "strong": ("bright", "powerful", "strong")},
+    "flag": {"weak": ("limp", "gentle", "calm"), "strong": ("flapping", "wild", "windswept")},
+    "balloon": {"weak": ("calm", "quiet", "gentle"), "strong": ("roaring", "fiery", "strong")},
+    "pendulum": {"weak": ("quiet", "gentle", "soft"), "strong": ("loud", "wide-swinging", "strong")},
 }
 
 STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -108,6 +114,16 @@ STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "strong": ("with many bubbles", "full of bubbles"),
     },
     "pond": {"weak": ("with a few drops", "with single raindrops"), "strong": ("with many drops", "in steady rain")},
+    "lighthouse": {
+        "weak": ("shining faintly", "with a weak light"),
+        "strong": ("shining brightly", "with a strong light"),
+    },
+    "flag": {"weak": ("hanging limply", "waving gently"), "strong": ("flapping fast", "waving wildly")},
+    "balloon": {
+        "weak": ("with a small flame", "with short bursts"),
+        "strong": ("with a big flame", "with long bursts"),
+    },
+    "pendulum": {"weak": ("swinging gently", "swinging a little"), "strong": ("swinging wide", "swinging strongly")},
 }
 
 BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -147,6 +163,10 @@ SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "meadow": ("with rustling grass", "rustling"),
     "underwater": ("with the sound of bubbles", "with muffled bubbling"),
     "pond": ("with dripping sounds", "with the plop of drops"),
+    "lighthouse": ("with a foghorn", "with the sound of a foghorn", "its horn sounding"),
+    "flag": ("with flapping cloth", "with the sound of flapping", "flapping"),
+    "balloon": ("with a roaring burner", "with the sound of its burner"),
+    "pendulum": ("ticking", "with a ticking sound", "with tick and tock"),
 }
 
 MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
@@ -157,6 +177,10 @@ MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "waterfall": ("a waterfall", "a waterfall in the rocks", "a high waterfall", "falling water"),
     "clouds": ("clouds", "clouds in the sky", "drifting clouds", "white clouds", "a cloudy sky"),
     "smoke": ("smoke", "rising smoke", "a column of smoke", "a plume of smoke", "smoke in the air"),
+    "lighthouse": ("a lighthouse on the coast", "a red and white lighthouse"),
+    "flag": ("a big flag", "a striped flag"),
+    "balloon": ("a hot-air balloon in the air", "a striped balloon", "a big balloon"),
+    "pendulum": ("a clock", "a pendulum clock", "a ticking clock"),
 }
 """Plain names beside the ones in the scene's own ``SUBJECTS``."""
 
@@ -183,6 +207,14 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
     ("the breeze combing through a field of barley", "meadow"),
     ("a scuba diver's view of the reef, air rising to the surface", "underwater"),
     ("raindrops making rings among the water lilies", "pond"),
+    ("a beacon sweeping its ray over the cape", "lighthouse"),
+    ("the lamp tower that warns ships off the reef", "lighthouse"),
+    ("a banner fluttering from its mast", "flag"),
+    ("an ensign snapping above the fort", "flag"),
+    ("aeronauts firing the burner beneath their envelope", "balloon"),
+    ("a montgolfier adrift above the valley", "balloon"),
+    ("a grandfather timepiece, its bob going to and fro", "pendulum"),
+    ("tick-tock, the brass weight keeps time", "pendulum"),
 )
 """Prompts written by hand outside the grammar, each with the family it should give."""
 
@@ -219,7 +251,7 @@ def with_adjective(noun: str, adjective: str) -> str:
 
 
 def holdout_prompts() -> list[tuple[str, str]]:
-    """Twenty (prompt, family) pairs that the grammar cannot produce."""
+    """(prompt, family) pairs that the grammar cannot produce, one or more a family."""
     return list(HOLDOUT)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,8 +40,7 @@ def clip_of(spec: SceneSpec, num_frames: int = FRAMES) -> Clip:
     return render(spec, num_frames, FPS, SIZE)
 
 
-def test_there_are_fourteen_families() -> None:
-    assert len(FAMILIES) == 14
+def test_families_go_by_their_own_names() -> None:
     assert all(name == module.FAMILY for name, module in FAMILIES.items())
 
 
@@ -130,6 +130,43 @@ def test_a_plop_is_heard_in_the_frame_of_its_drop() -> None:
     level = np.sqrt(np.mean(np.square(clip.sound.reshape(2, SOUND_FRAMES, step)), axis=(0, 2)))
     assert clip.events
     assert all(level[event.frame] > 5 * np.median(level) for event in clip.events)
+
+
+@pytest.mark.parametrize("family", ["lighthouse", "flag", "balloon", "pendulum"])
+def test_an_event_is_heard_in_its_frame(family: str) -> None:
+    clip = clip_of(spec_of(family), SOUND_FRAMES)
+    step = SAMPLE_RATE // FPS
+    level = np.sqrt(np.mean(np.square(clip.sound.reshape(2, SOUND_FRAMES, step)), axis=(0, 2)))
+    later = [event.frame for event in clip.events if event.frame > 0]
+    assert later
+    assert all(level[frame] > 1.5 * level[frame - 1] for frame in later)
+
+
+def test_the_foghorn_sounds_while_the_lamp_looks_at_the_viewer() -> None:
+    clip = clip_of(replace(spec_of("lighthouse"), time_of_day="day"), SOUND_FRAMES)
+    glare = clip.frames[:, : SIZE // 2].mean(axis=(1, 2, 3))
+    assert int(np.argmax(glare)) in {event.frame for event in clip.events}
+
+
+def test_tick_and_tock_alternate_from_the_left_and_the_right_of_the_clock() -> None:
+    events = clip_of(spec_of("pendulum"), SOUND_FRAMES).events
+    assert {(event.kind, event.position < 0.5) for event in events} == {("tick", True), ("tock", False)}
+    assert all(a.kind != b.kind for a, b in pairwise(events))
+
+
+@pytest.mark.parametrize("family", ["flag", "balloon"])
+def test_the_colour_that_is_named_is_seen(family: str) -> None:
+    """Each of the four clips is the reddest, bluest, yellowest or greenest of them."""
+    spec = replace(spec_of(family), time_of_day="day")
+    mean = {c: clip_of(replace(spec, colour=c)).frames.mean(axis=(0, 1, 2)) for c in FAMILIES[family].COLOURS}  # type: ignore[attr-defined]
+    much = {
+        "red": {c: r - (g + b) / 2 for c, (r, g, b) in mean.items()},
+        "blue": {c: b - (r + g) / 2 for c, (r, g, b) in mean.items()},
+        "yellow": {c: min(r, g) - b for c, (r, g, b) in mean.items()},
+        "green": {c: g - (r + b) / 2 for c, (r, g, b) in mean.items()},
+    }
+    for colour in mean:
+        assert max(much[colour], key=lambda c: much[colour][c]) == colour
 
 
 @pytest.mark.parametrize(("front", "back"), PAIRS)

@@ -13,12 +13,16 @@ import numpy as np
 
 from training.scenes import (
     aurora,
+    balloon,
     clouds,
     fire,
     fireworks,
+    flag,
     lava,
+    lighthouse,
     meadow,
     night_sky,
+    pendulum,
     pond,
     rain,
     sea,
@@ -44,6 +48,10 @@ FAMILIES: dict[str, Scene] = {
     "meadow": meadow,
     "underwater": underwater,
     "pond": pond,
+    "lighthouse": lighthouse,
+    "flag": flag,
+    "balloon": balloon,
+    "pendulum": pendulum,
 }
 
 
