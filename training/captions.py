@@ -88,6 +88,9 @@ STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "meadow": {"weak": ("calm", "gentle", "quiet"), "strong": ("windy", "windswept", "stormy")},
     "underwater": {"weak": ("calm", "quiet", "gentle"), "strong": ("lively", "busy", "bubbling")},
     "pond": {"weak": ("calm", "quiet", "still"), "strong": ("rainy", "lively", "busy")},
+    "fountain": {"weak": ("small", "gentle", "low", "weak"), "strong": ("big", "tall", "grand", "strong")},
+    "tornado": {"weak": ("thin", "weak", "narrow", "small"), "strong": ("huge", "violent", "broad", "strong")},
+    "fireflies": {"weak": ("few", "sparse"), "strong": ("many", "countless", "swarming")},
 }
 
 STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -108,6 +111,18 @@ STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "strong": ("with many bubbles", "full of bubbles"),
     },
     "pond": {"weak": ("with a few drops", "with single raindrops"), "strong": ("with many drops", "in steady rain")},
+    "fountain": {
+        "weak": ("with low jets", "trickling gently"),
+        "strong": ("shooting high", "with tall jets", "spraying high into the air"),
+    },
+    "tornado": {
+        "weak": ("turning slowly", "thin as a rope"),
+        "strong": ("tearing up the ground", "whirling violently", "throwing up much dust"),
+    },
+    "fireflies": {
+        "weak": ("only a few of them", "glowing here and there"),
+        "strong": ("a whole swarm", "in great numbers"),
+    },
 }
 
 BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -147,6 +162,9 @@ SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "meadow": ("with rustling grass", "rustling"),
     "underwater": ("with the sound of bubbles", "with muffled bubbling"),
     "pond": ("with dripping sounds", "with the plop of drops"),
+    "fountain": ("with splashing water", "splashing", "with the sound of splashing"),
+    "tornado": ("with a deep pulsing roar", "roaring like a train", "with a deep roar"),
+    "fireflies": ("with crickets chirping", "with loud crickets", "crickets chirping"),
 }
 
 MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
@@ -157,6 +175,9 @@ MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "waterfall": ("a waterfall", "a waterfall in the rocks", "a high waterfall", "falling water"),
     "clouds": ("clouds", "clouds in the sky", "drifting clouds", "white clouds", "a cloudy sky"),
     "smoke": ("smoke", "rising smoke", "a column of smoke", "a plume of smoke", "smoke in the air"),
+    "fountain": ("a garden fountain", "a fountain with jets of water", "jets of water", "a water fountain"),
+    "tornado": ("a whirling tornado", "a whirlwind", "a tornado in open country", "a tornado touching the ground"),
+    "fireflies": ("blinking fireflies", "fireflies in the grass", "fireflies on a summer night", "glowing insects"),
 }
 """Plain names beside the ones in the scene's own ``SUBJECTS``."""
 
@@ -183,6 +204,10 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
     ("the breeze combing through a field of barley", "meadow"),
     ("a scuba diver's view of the reef, air rising to the surface", "underwater"),
     ("raindrops making rings among the water lilies", "pond"),
+    ("spouts of water playing in a marble basin on the piazza", "fountain"),
+    ("geysers of spray above the palace gardens", "fountain"),
+    ("a vortex ripping across the Kansas plains", "tornado"),
+    ("lightning bugs winking in the backyard in July", "fireflies"),
 )
 """Prompts written by hand outside the grammar, each with the family it should give."""
 
@@ -219,7 +244,7 @@ def with_adjective(noun: str, adjective: str) -> str:
 
 
 def holdout_prompts() -> list[tuple[str, str]]:
-    """Twenty (prompt, family) pairs that the grammar cannot produce."""
+    """(prompt, family) pairs that the grammar cannot produce, at least one for each family."""
     return list(HOLDOUT)
 
 

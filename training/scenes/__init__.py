@@ -15,7 +15,9 @@ from training.scenes import (
     aurora,
     clouds,
     fire,
+    fireflies,
     fireworks,
+    fountain,
     lava,
     meadow,
     night_sky,
@@ -24,6 +26,7 @@ from training.scenes import (
     sea,
     smoke,
     snow,
+    tornado,
     underwater,
     waterfall,
 )
@@ -44,6 +47,9 @@ FAMILIES: dict[str, Scene] = {
     "meadow": meadow,
     "underwater": underwater,
     "pond": pond,
+    "fountain": fountain,
+    "tornado": tornado,
+    "fireflies": fireflies,
 }
 
 
@@ -67,6 +73,8 @@ TIMES: dict[str, tuple[str, ...]] = {
     "meadow": ("day", "sunset"),
     "underwater": ("day",),
     "pond": ("day",),
+    "tornado": ("day", "sunset"),
+    "fireflies": ("night",),
 }
 """Times of day at which a family is rendered; a family not named here is rendered at all three."""
 
