@@ -91,7 +91,7 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     frames = over(still, *_pool(half, place, light, landed))
     stone = np.array(((0.78, 0.74, 0.66), (0.66, 0.67, 0.7))[int(rng.integers(2))], np.float32) * light
     frames = over(frames, *_bowl(half, place, stone))
-    white = np.minimum(np.array((0.95, 0.98, 1.0), np.float32) * (light + 0.12), 1.0)
+    white = np.minimum(np.array((0.95, 0.98, 1.0), np.float32) * (0.3 + 0.75 * light), 1.0)
     frames = over(frames, white, water)
     frames = over(frames, *_wall(half, place, stone))
     frames = over(frames, white, _foam(half, place, landed))
