@@ -94,6 +94,9 @@ STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "flag": {"weak": ("limp", "gentle", "calm"), "strong": ("flapping", "wild", "windswept")},
     "balloon": {"weak": ("calm", "quiet", "gentle"), "strong": ("roaring", "fiery", "strong")},
     "pendulum": {"weak": ("quiet", "gentle", "soft"), "strong": ("loud", "wide-swinging", "strong")},
+    "fountain": {"weak": ("small", "gentle", "low", "weak"), "strong": ("big", "tall", "grand", "strong")},
+    "tornado": {"weak": ("thin", "weak", "narrow", "small"), "strong": ("huge", "violent", "broad", "strong")},
+    "fireflies": {"weak": ("few", "sparse"), "strong": ("many", "countless", "swarming")},
 }
 
 STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -104,7 +107,10 @@ STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "waterfall": {"weak": ("with little water",), "strong": ("with much water", "thundering down")},
     "clouds": {"weak": ("drifting slowly", "in a light wind"), "strong": ("racing by", "in a strong wind")},
     "smoke": {"weak": ("rising gently", "rising slowly"), "strong": ("billowing", "rising fast")},
-    "night_sky": {"weak": ("in silence", "without wind"), "strong": ("in a light wind", "with a night wind")},
+    "night_sky": {
+        "weak": ("in silence", "without wind"),
+        "strong": ("in a light wind", "with a night wind", "an owl hooting"),
+    },
     "aurora": {"weak": ("glowing faintly", "moving gently"), "strong": ("glowing brightly", "dancing strongly")},
     "fireworks": {"weak": ("now and then", "one at a time"), "strong": ("one after another", "in a grand finale")},
     "lava": {"weak": ("bubbling gently", "glowing quietly"), "strong": ("erupting violently", "spewing high")},
@@ -124,6 +130,18 @@ STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "strong": ("with a big flame", "with long bursts"),
     },
     "pendulum": {"weak": ("swinging gently", "swinging a little"), "strong": ("swinging wide", "swinging strongly")},
+    "fountain": {
+        "weak": ("with low jets", "trickling gently"),
+        "strong": ("shooting high", "with tall jets", "spraying high into the air"),
+    },
+    "tornado": {
+        "weak": ("turning slowly", "thin as a rope"),
+        "strong": ("tearing up the ground", "whirling violently", "throwing up much dust"),
+    },
+    "fireflies": {
+        "weak": ("only a few of them", "glowing here and there"),
+        "strong": ("a whole swarm", "in great numbers"),
+    },
 }
 
 BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -152,12 +170,12 @@ SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "fire": ("with crackling sound", "crackling", "with the sound of crackling wood"),
     "sea": ("with the sound of waves", "with waves crashing"),
     "rain": ("with the sound of rain", "with pattering drops"),
-    "snow": ("with the sound of wind", "with wind howling"),
+    "snow": ("with howling wind", "with wind howling"),
     "waterfall": ("with rushing water", "with a roaring sound"),
-    "clouds": ("with the sound of wind", "with soft wind"),
-    "smoke": ("with a soft hiss", "hissing"),
+    "clouds": ("with a low wind", "with soft wind"),
+    "smoke": ("with a soft hiss", "hissing", "with a hiss and soft crackling"),
     "night_sky": ("nearly silent", "with a quiet night sound"),
-    "aurora": ("with a soft hush", "with an airy sound"),
+    "aurora": ("with a high shimmering sound", "with an airy sound"),
     "fireworks": ("with loud bangs", "booming and crackling"),
     "lava": ("with a low rumble", "rumbling"),
     "meadow": ("with rustling grass", "rustling"),
@@ -167,6 +185,9 @@ SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "flag": ("with flapping cloth", "with the sound of flapping", "flapping"),
     "balloon": ("with a roaring burner", "with the sound of its burner"),
     "pendulum": ("ticking", "with a ticking sound", "with tick and tock"),
+    "fountain": ("with splashing water", "splashing", "with the sound of splashing"),
+    "tornado": ("with a deep pulsing roar", "roaring like a train", "with a deep roar"),
+    "fireflies": ("with crickets chirping", "with loud crickets", "crickets chirping"),
 }
 
 MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
@@ -181,6 +202,9 @@ MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "flag": ("a big flag", "a striped flag"),
     "balloon": ("a hot-air balloon in the air", "a striped balloon", "a big balloon"),
     "pendulum": ("a clock", "a pendulum clock", "a ticking clock"),
+    "fountain": ("a garden fountain", "a fountain with jets of water", "jets of water", "a water fountain"),
+    "tornado": ("a whirling tornado", "a whirlwind", "a tornado in open country", "a tornado touching the ground"),
+    "fireflies": ("blinking fireflies", "fireflies in the grass", "fireflies on a summer night", "glowing insects"),
 }
 """Plain names beside the ones in the scene's own ``SUBJECTS``."""
 
@@ -215,6 +239,10 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
     ("a montgolfier adrift above the valley", "balloon"),
     ("a grandfather timepiece, its bob going to and fro", "pendulum"),
     ("tick-tock, the brass weight keeps time", "pendulum"),
+    ("spouts of water playing in a marble basin on the piazza", "fountain"),
+    ("geysers of spray above the palace gardens", "fountain"),
+    ("a vortex ripping across the Kansas plains", "tornado"),
+    ("lightning bugs winking in the backyard in July", "fireflies"),
 )
 """Prompts written by hand outside the grammar, each with the family it should give."""
 

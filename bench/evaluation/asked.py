@@ -62,6 +62,9 @@ WORDED = {
         ("national colours streaming from a mast", "flag"),
         ("a wicker basket under a huge silk envelope, lifted by a flame", "balloon"),
         ("the bob of an old timepiece going to and fro", "pendulum"),
+        ("waterspouts dancing in a stone basin", "fountain"),
+        ("a cyclone touching down on farmland", "tornado"),
+        ("glow-worms flickering above the lawn in June", "fireflies"),
     ),
     "order": (
         ("crackling in the dark, a wood fire", "fire"),
@@ -80,6 +83,9 @@ WORDED = {
         ("on its pole, flapping and flapping, a flag", "flag"),
         ("up into the sky it floats, a hot-air balloon", "balloon"),
         ("left, right, left, right, the pendulum of a clock", "pendulum"),
+        ("up it shoots and down it splashes, the fountain", "fountain"),
+        ("down from the storm cloud comes a tornado", "tornado"),
+        ("chirping crickets, and all around them fireflies", "fireflies"),
     ),
 }
 """(prompt, family) by kind: other words than the grammar's, or its words in another order."""

@@ -169,6 +169,44 @@ def test_the_colour_that_is_named_is_seen(family: str) -> None:
         assert max(much[colour], key=lambda c: much[colour][c]) == colour
 
 
+BANDS_HZ = {
+    "clouds": (25, 200),
+    "night_sky": (170, 650),
+    "snow": (110, 2500),
+    "smoke": (450, 5000),
+    "meadow": (1700, 7500),
+    "aurora": (4500, 13_000),
+    "fireflies": (3800, 5300),
+    "tornado": (30, 480),
+    "fountain": (230, 4000),
+}
+
+
+@pytest.mark.parametrize("family", sorted(BANDS_HZ))
+def test_soft_scenes_keep_to_their_bands(family: str) -> None:
+    low, high = BANDS_HZ[family]
+    power = np.square(np.abs(np.fft.rfft(clip_of(spec_of(family), SOUND_FRAMES).sound))).sum(axis=0)
+    hertz = np.fft.rfftfreq(SOUND_FRAMES * SAMPLE_RATE // FPS, 1 / SAMPLE_RATE)
+    assert power[(hertz >= low) & (hertz <= high)].sum() > 0.9 * power.sum()
+
+
+@pytest.mark.parametrize(("family", "per_second"), [("tornado", 2.6), ("fireflies", 2.7)])
+def test_roar_and_chirps_have_a_steady_beat(family: str, per_second: float) -> None:
+    level = np.abs(clip_of(spec_of(family), SOUND_FRAMES).sound).mean(axis=0).reshape(-1, SAMPLE_RATE // 100).mean(1)
+    spectrum = np.abs(np.fft.rfft(level - level.mean(), 4096))
+    beats = np.fft.rfftfreq(4096, 0.01)
+    slow = (beats > 1) & (beats < 4)
+    assert beats[slow][spectrum[slow].argmax()] == pytest.approx(per_second, rel=0.15)
+
+
+def test_a_splash_is_heard_in_the_frame_in_which_its_pulse_lands() -> None:
+    clip = clip_of(spec_of("fountain"), SOUND_FRAMES)
+    level = np.sqrt(np.mean(np.square(clip.sound.reshape(2, SOUND_FRAMES, -1)), axis=(0, 2)))
+    inner = [event.frame for event in clip.events if event.frame >= 2]
+    assert inner
+    assert all(level[frame] > 1.5 * level[frame - 2 : frame].min() for frame in inner)
+
+
 @pytest.mark.parametrize(("front", "back"), PAIRS)
 def test_a_background_is_seen_and_heard(front: str, back: str) -> None:
     alone = replace(spec_of(front), time_of_day="night")

@@ -16,8 +16,10 @@ from training.scenes import (
     balloon,
     clouds,
     fire,
+    fireflies,
     fireworks,
     flag,
+    fountain,
     lava,
     lighthouse,
     meadow,
@@ -28,6 +30,7 @@ from training.scenes import (
     sea,
     smoke,
     snow,
+    tornado,
     underwater,
     waterfall,
 )
@@ -52,6 +55,9 @@ FAMILIES: dict[str, Scene] = {
     "flag": flag,
     "balloon": balloon,
     "pendulum": pendulum,
+    "fountain": fountain,
+    "tornado": tornado,
+    "fireflies": fireflies,
 }
 
 
@@ -75,6 +81,8 @@ TIMES: dict[str, tuple[str, ...]] = {
     "meadow": ("day", "sunset"),
     "underwater": ("day",),
     "pond": ("day",),
+    "tornado": ("day", "sunset"),
+    "fireflies": ("night",),
 }
 """Times of day at which a family is rendered; a family not named here is rendered at all three."""
 

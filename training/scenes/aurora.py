@@ -1,14 +1,15 @@
-"""Aurora: curtains of light over snowy mountains, with a soft airy hush.
+"""Aurora: curtains of light over snowy mountains, with a faint high shimmer.
 
 A curtain is a fold that wanders sideways; its lower edge is sharp (green, oxygen at 557.7 nm, where the electrons stop)
-and it fades upwards into violet (nitrogen). Rays along the field lines run along the fold. The hush follows the light.
+and it fades upwards into violet (nitrogen). Rays along the field lines run along the fold. The shimmer
+follows the light, on the left that of the left half.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from training.scenes.base import Canvas, Clip, Field, SceneSpec, diffuse, fractal, over, ramp, sample, smoothstep
+from training.scenes.base import Canvas, Clip, Field, SceneSpec, fractal, noise_band, over, ramp, sample, smoothstep
 from training.scenes.shapes import below, doubled, ridge, star_layers, twinkle
 
 FAMILY = "aurora"
@@ -23,6 +24,7 @@ SUBJECTS = (
 )
 
 LEVEL = {"weak": 0.005, "strong": 0.016}
+PARTIALS_HZ = (5200.0, 7400.0, 10_500.0)
 
 
 def render(spec: SceneSpec, canvas: Canvas) -> Clip:
@@ -37,10 +39,17 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     frames += green[..., None] * np.array([0.12, 1.0, 0.48], np.float32)
     frames += violet[..., None] * np.array([0.62, 0.14, 0.85], np.float32)
     _mountains(canvas, frames, glow)
-    relative = glow / max(float(glow.mean()), 1e-6)
-    return Clip(
-        np.clip(frames, 0, 1), diffuse(rng, canvas.frame_envelope(relative) * LEVEL[spec.strength], 700, 6000, tilt=-2)
-    )
+    return Clip(np.clip(frames, 0, 1), LEVEL[spec.strength] * _shimmer(canvas, green))
+
+
+def _shimmer(canvas: Canvas, green: Field) -> Field:
+    """Three thin, very high bands; the ear of each half hears how bright its half is, much exaggerated, (2, N)."""
+    middle, sides = canvas.size // 2, []
+    for half in (green[:, :, :middle], green[:, :, middle:]):
+        glow = half.mean(axis=(1, 2)) / max(float(green.mean()), 1e-6)
+        bands = [noise_band(canvas.rng, canvas.num_samples, low, 1.09 * low) for low in PARTIALS_HZ]
+        sides.append(sum(bands) / np.sqrt(len(bands)) * canvas.frame_envelope(np.minimum(glow, 1.6) ** 3))
+    return np.stack(sides).astype(np.float32)
 
 
 def _curtains(canvas: Canvas, count: int, brightness: float) -> tuple[Field, Field]:
