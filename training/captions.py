@@ -13,6 +13,7 @@ from training.scenes.base import SceneSpec
 
 MENTION_PROBABILITY = 0.6
 BACKGROUND_MENTION_PROBABILITY = 0.95
+CAMERA_MENTION_PROBABILITY = 0.85
 SOUND_PROBABILITY = 0.15
 SUBJECT_ONLY_PROBABILITY = 0.1
 
@@ -149,6 +150,37 @@ SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "pond": ("with dripping sounds", "with the plop of drops"),
 }
 
+CAMERA_PHRASES: dict[str, tuple[str, ...]] = {
+    "still": (),
+    "pan left": (
+        "the camera pans to the left",
+        "the camera pans left",
+        "panning left",
+        "panning to the left",
+        "a slow pan to the left",
+        "the camera moving left",
+        "the view sweeping to the left",
+    ),
+    "pan right": (
+        "the camera pans to the right",
+        "the camera pans right",
+        "panning right",
+        "panning to the right",
+        "a slow pan to the right",
+        "the camera moving right",
+        "the view sweeping to the right",
+    ),
+    "push in": (
+        "slowly zooming in",
+        "zooming in",
+        "the camera moves closer",
+        "the camera pushes in",
+        "a slow zoom in",
+        "the camera moving closer",
+        "the view drawing closer",
+    ),
+}
+
 MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "fire": ("a fire", "a campfire", "flames", "a burning log fire", "a fire burning"),
     "sea": ("the sea", "the ocean", "waves", "sea waves", "waves breaking on the beach"),
@@ -159,6 +191,9 @@ MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "smoke": ("smoke", "rising smoke", "a column of smoke", "a plume of smoke", "smoke in the air"),
 }
 """Plain names beside the ones in the scene's own ``SUBJECTS``."""
+
+AFTER_COMMA = ("waves", "snow ", "rain ", "the camera", "the view", "a slow")
+"""How phrases begin that are clauses of their own."""
 
 PREFIXES = ("", "", "", "", "", "a video of ", "a view of ", "footage of ", "we see ", "a scene with ")
 
@@ -190,7 +225,7 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
 def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
     """Describes a scene in one line of English; only attributes that the family varies are named."""
     subject = _pick(rng, subjects(spec))
-    if rng.random() < SUBJECT_ONLY_PROBABILITY and spec.background is None:
+    if rng.random() < SUBJECT_ONLY_PROBABILITY and spec.background is None and spec.camera == "still":
         return subject
     phrases = _phrases(spec, rng)
     if _mentions(rng, spec, "strength"):
@@ -242,6 +277,8 @@ def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
         phrases.append(_pick(rng, sides[spec.side]))
     if spec.background and rng.random() < BACKGROUND_MENTION_PROBABILITY:
         phrases.append(_pick(rng, BACKGROUND_PHRASES[spec.family, spec.background]))
+    if spec.camera != "still" and rng.random() < CAMERA_MENTION_PROBABILITY:
+        phrases.append(_pick(rng, CAMERA_PHRASES[spec.camera]))
     if rng.random() < SOUND_PROBABILITY:
         phrases.append(_pick(rng, SOUND_PHRASES[spec.family]))
     return phrases
@@ -252,12 +289,15 @@ def _mentions(rng: np.random.Generator, spec: SceneSpec, attribute: str) -> bool
 
 
 def _sentence(subject: str, phrases: list[str], rng: np.random.Generator) -> str:
-    """Joins subject and phrases in a random order; one phrase may lead, the first letter may be a capital."""
+    """Joins subject and phrases in a random order; one phrase may lead, the first letter may be a capital.
+
+    A phrase that begins as in `AFTER_COMMA` always stands after one.
+    """
     rng.shuffle(phrases)
     text = _pick(rng, PREFIXES) + subject
     lead = phrases.pop() if phrases and rng.random() < 0.2 else ""
     for phrase in phrases:
-        text += (", " if phrase.startswith("waves") or rng.random() < 0.35 else " ") + phrase
+        text += (", " if phrase.startswith(AFTER_COMMA) or rng.random() < 0.35 else " ") + phrase
     text = f"{lead}, {text}" if lead else text
     return text[0].upper() + text[1:] + "." if rng.random() < 0.15 else text
 

@@ -57,6 +57,19 @@ def test_background_is_named_only_when_there_is_one() -> None:
     assert np.mean([bool(words.search(text)) for text in many(replace(alone, background="sea"))]) > 0.85
 
 
+def test_a_moving_camera_is_nearly_always_named_and_a_still_one_never() -> None:
+    words = {
+        "pan left": r"\b(pans?|panning|moving|sweeping)\b.* left",
+        "pan right": r"\b(pans?|panning|moving|sweeping)\b.* right",
+        "push in": r"zoom|closer|pushes",
+    }
+    still = SceneSpec("fire", time_of_day="night")
+    for move, pattern in words.items():
+        texts = many(replace(still, camera=move))  # type: ignore[arg-type]
+        assert 0.75 < np.mean([bool(re.search(pattern, text)) for text in texts]) < 0.95
+    assert not any(re.search(r"camera (pans|pushes|mov)|panning|sweeping|zoom|closer", text) for text in many(still))
+
+
 def test_wheat_is_yellow_and_grass_is_green() -> None:
     wheat, grass = SceneSpec("meadow", seed=3), SceneSpec("meadow", seed=4)
     assert all(re.search(r"wheat|field", text) for text in many(wheat, 50))

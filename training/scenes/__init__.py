@@ -13,6 +13,7 @@ import numpy as np
 
 from training.scenes import (
     aurora,
+    camera,
     clouds,
     fire,
     fireworks,
@@ -58,6 +59,7 @@ PAIRS = [("fire", "sea"), ("fireworks", "sea")]
 """(front, background): the pairs that ``SceneSpec.background`` may name."""
 
 BACKGROUND_PROBABILITY = 0.3
+CAMERA_PROBABILITY = 0.25
 
 TIMES: dict[str, tuple[str, ...]] = {
     "night_sky": ("night",),
@@ -89,6 +91,8 @@ def sample_spec(rng: np.random.Generator, family: str | None = None) -> SceneSpe
     times = TIMES.get(name, ALL_TIMES if "time_of_day" in varies else ("day",))
     behind = [back for front, back in PAIRS if front == name]
     background = str(rng.choice(behind)) if behind and rng.random() < BACKGROUND_PROBABILITY else None
+    if rng.random() < CAMERA_PROBABILITY:
+        drawn["camera"] = str(rng.choice(camera.MOVES))
     seed = int(rng.integers(2**31))
     return SceneSpec(name, time_of_day=str(rng.choice(times)), background=background, seed=seed, **drawn)  # type: ignore[arg-type]
 
@@ -101,6 +105,9 @@ def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256
     if spec.family not in FAMILIES:
         raise ValueError(f"unknown family {spec.family!r}: use one of {', '.join(FAMILIES)}")
     canvas = Canvas(num_frames, fps, size, np.random.default_rng([spec.seed, zlib.crc32(spec.family.encode())]))
+    if spec.camera != "still":
+        scene = render(replace(spec, camera="still"), num_frames, fps, camera.large(size))
+        return camera.move(scene, spec, canvas)
     if spec.background is None:
         return FAMILIES[spec.family].render(spec, canvas)
     if (spec.family, spec.background) not in PAIRS:
@@ -111,4 +118,5 @@ def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256
 def behind(spec: SceneSpec) -> SceneSpec:
     """The description of the background: the same light, further away, its own seed."""
     assert spec.background is not None
-    return replace(spec, family=spec.background, background=None, distance="far", side="centre", seed=spec.seed + 7919)
+    away = replace(spec, family=spec.background, background=None, camera="still", seed=spec.seed + 7919)
+    return replace(away, distance="far", side="centre")
