@@ -140,6 +140,8 @@ BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
         "over a beach",
         "over the ocean",
     ),
+    ("balloon", "meadow"): ("over a field", "above the fields", "over open country"),
+    ("balloon", "sea"): ("over the sea", "above the waves", "waves in the background", "over a beach", "by the sea"),
     ("rain", "fire"): ("on a campfire", "over a campfire", "with a campfire burning in it", "on a burning fire"),
     ("rain", "meadow"): ("over a field", "on the fields", "over the open fields", "on a field"),
     ("rain", "pond"): ("on a pond", "over a pond", "on lily pads", "on a pond with lily pads"),

@@ -85,8 +85,10 @@ def _veil(spec: SceneSpec, canvas: Canvas, background: Clip) -> Clip:
     """Another scene in the rain: less colour and contrast, the more so the heavier the rain."""
     strong = spec.strength == "strong"
     light = 0.25 + 0.75 * np.array(LIGHT[spec.time_of_day], np.float32)
-    dull = over(background.frames, background.frames.mean(axis=-1, keepdims=True), np.float32([0.4 if strong else 0.2]))
-    frames = over(dull, 0.42 * RAIN * light, np.float32([0.34 if strong else 0.18]))
+    scene = background.frames
+    shaded = 1 - smoothstep(0.3, 0.7, scene[..., 0] - scene[..., 2])  # fire and a low sun shine through
+    dull = over(scene, scene.mean(axis=-1, keepdims=True), (0.4 if strong else 0.2) * shaded)
+    frames = over(dull, 0.42 * RAIN * light, (0.34 if strong else 0.18) * (0.25 + 0.75 * shaded))
     _rain(frames, canvas, strong, GROUND, np.broadcast_to(RAIN * light, (canvas.num_frames, 3)))
     sound = _sound(spec, canvas, [], 0.5) + background.sound
     return Clip(np.clip(frames, 0, 1).astype(np.float32), limit(sound), background.events)
