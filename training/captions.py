@@ -6,13 +6,16 @@ when the prompt does not say. The words of ``HELD_OUT_WORDS`` never appear: the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from training.scenes import FAMILIES, meadow, sample_spec
+from training.scenes import FAMILIES, behind, meadow, sample_spec, varied
 from training.scenes.base import SceneSpec
 
 MENTION_PROBABILITY = 0.6
 BACKGROUND_MENTION_PROBABILITY = 0.95
+CAMERA_MENTION_PROBABILITY = 0.85
 SOUND_PROBABILITY = 0.15
 SUBJECT_ONLY_PROBABILITY = 0.1
 
@@ -155,6 +158,13 @@ BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
         "in front of the sea",
         "on the shore",
     ),
+    ("fire", "snow"): (
+        "in the snow",
+        "on a snowy hill",
+        "snow falling around it",
+        "in front of snowy fir trees",
+        "with snow falling behind it",
+    ),
     ("fireworks", "sea"): (
         "over the sea",
         "above the waves",
@@ -164,7 +174,24 @@ BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
         "over a beach",
         "over the ocean",
     ),
+    ("balloon", "meadow"): ("over a field", "above the fields", "over open country"),
+    ("balloon", "sea"): ("over the sea", "above the waves", "waves in the background", "over a beach", "by the sea"),
+    ("rain", "fire"): ("on a campfire", "over a campfire", "with a campfire burning in it", "on a burning fire"),
+    ("rain", "meadow"): ("over a field", "on the fields", "over the open fields", "on a field"),
+    ("rain", "pond"): ("on a pond", "over a pond", "on lily pads", "on a pond with lily pads"),
+    ("rain", "sea"): ("over the sea", "on the ocean", "on a beach with waves", "over the waves"),
 }
+
+VEIL_SUBJECTS: dict[str, tuple[str, ...]] = {"rain": ("rain", "falling rain", "raindrops")}
+"""Names of what falls before another scene: of the rain, without the lightning."""
+
+VEIL_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "rain": {
+        "weak": ("in the rain", "in light rain", "rain falling gently", "while a light rain falls"),
+        "strong": ("in the rain", "in heavy rain", "rain pouring down", "while heavy rain falls"),
+    },
+}
+"""The same, said of the scene that it falls before."""
 
 SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "fire": ("with crackling sound", "crackling", "with the sound of crackling wood"),
@@ -190,6 +217,37 @@ SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "fireflies": ("with crickets chirping", "with loud crickets", "crickets chirping"),
 }
 
+CAMERA_PHRASES: dict[str, tuple[str, ...]] = {
+    "still": (),
+    "pan left": (
+        "the camera pans to the left",
+        "the camera pans left",
+        "panning left",
+        "panning to the left",
+        "a slow pan to the left",
+        "the camera moving left",
+        "the view sweeping to the left",
+    ),
+    "pan right": (
+        "the camera pans to the right",
+        "the camera pans right",
+        "panning right",
+        "panning to the right",
+        "a slow pan to the right",
+        "the camera moving right",
+        "the view sweeping to the right",
+    ),
+    "push in": (
+        "slowly zooming in",
+        "zooming in",
+        "the camera moves closer",
+        "the camera pushes in",
+        "a slow zoom in",
+        "the camera moving closer",
+        "the view drawing closer",
+    ),
+}
+
 MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "fire": ("a fire", "a campfire", "flames", "a burning log fire", "a fire burning"),
     "sea": ("the sea", "the ocean", "waves", "sea waves", "waves breaking on the beach"),
@@ -207,6 +265,9 @@ MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "fireflies": ("blinking fireflies", "fireflies in the grass", "fireflies on a summer night", "glowing insects"),
 }
 """Plain names beside the ones in the scene's own ``SUBJECTS``."""
+
+AFTER_COMMA = ("waves", "snow ", "rain ", "the camera", "the view", "a slow")
+"""How phrases begin that are clauses of their own."""
 
 PREFIXES = ("", "", "", "", "", "a video of ", "a view of ", "footage of ", "we see ", "a scene with ")
 
@@ -248,24 +309,37 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
 
 
 def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
-    """Describes a scene in one line of English; only attributes that the family varies are named."""
+    """Describes a scene in one line of English; only attributes that the scene varies are named.
+
+    Of a scene in the rain half the captions say "rain over a field", the others "a field in the rain".
+    """
     subject = _pick(rng, subjects(spec))
-    if rng.random() < SUBJECT_ONLY_PROBABILITY and spec.background is None:
-        return subject
-    phrases = _phrases(spec, rng)
-    if _mentions(rng, spec, "strength"):
-        if rng.random() < 0.5:
-            subject = with_adjective(subject, _pick(rng, STRENGTH_ADJECTIVES[spec.family][spec.strength]))
-        else:
-            phrases.append(_pick(rng, STRENGTH_PHRASES[spec.family][spec.strength]))
-    return _sentence(subject, phrases, rng)
+    if spec.background is None:
+        alone = spec.camera == "still" and rng.random() < SUBJECT_ONLY_PROBABILITY
+        return subject if alone else _described(spec, subject, [], rng)
+    back = _pick(rng, BACKGROUND_PHRASES[spec.family, spec.background])
+    if spec.family not in VEIL_PHRASES:
+        return _described(spec, subject, [back] if rng.random() < BACKGROUND_MENTION_PROBABILITY else [], rng)
+    if rng.random() < 0.5:
+        return _described(spec, f"{subject} {back}", [], rng)
+    veil = _pick(rng, VEIL_PHRASES[spec.family][spec.strength])
+    veiled = replace(behind(spec), camera=spec.camera)
+    return _described(veiled, _pick(rng, subjects(veiled)), [veil], rng)
 
 
 def subjects(spec: SceneSpec) -> tuple[str, ...]:
     """Every noun phrase that may name a scene."""
+    if spec.background and spec.family in VEIL_SUBJECTS:
+        return VEIL_SUBJECTS[spec.family]
     if spec.family == "meadow" and meadow.is_wheat(spec):
         return meadow.WHEAT_SUBJECTS
     return tuple(FAMILIES[spec.family].SUBJECTS) + MORE_SUBJECTS.get(spec.family, ())
+
+
+def side_phrases(spec: SceneSpec) -> dict[str, tuple[str, ...]]:
+    """How the scene's side is said: that of what is behind, if it stands in the rain."""
+    named = spec.background if spec.background and spec.family in VEIL_PHRASES else spec.family
+    return OWN_SIDE_PHRASES.get(named, SIDE_PHRASES)
 
 
 def with_adjective(noun: str, adjective: str) -> str:
@@ -291,6 +365,19 @@ def grammar_prompts(n: int, seed: int) -> list[tuple[str, SceneSpec]]:
     return [(caption(spec, rng), spec) for spec in specs]
 
 
+def _described(spec: SceneSpec, subject: str, phrases: list[str], rng: np.random.Generator) -> str:
+    """A sentence with these phrases and, often, the scene's colour, strength and whatever else it varies."""
+    if spec.colour and _mentions(rng, spec, "colour"):
+        subject = with_adjective(subject, spec.colour)
+    phrases = phrases + _phrases(spec, rng)
+    if _mentions(rng, spec, "strength"):
+        if rng.random() < 0.5:
+            subject = with_adjective(subject, _pick(rng, STRENGTH_ADJECTIVES[spec.family][spec.strength]))
+        else:
+            phrases.append(_pick(rng, STRENGTH_PHRASES[spec.family][spec.strength]))
+    return _sentence(subject, phrases, rng)
+
+
 def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
     phrases = []
     if _mentions(rng, spec, "time_of_day"):
@@ -298,26 +385,28 @@ def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
     if _mentions(rng, spec, "distance"):
         phrases.append(_pick(rng, DISTANCE_PHRASES[spec.distance]))
     if _mentions(rng, spec, "side"):
-        sides = OWN_SIDE_PHRASES.get(spec.family, SIDE_PHRASES)
-        phrases.append(_pick(rng, sides[spec.side]))
-    if spec.background and rng.random() < BACKGROUND_MENTION_PROBABILITY:
-        phrases.append(_pick(rng, BACKGROUND_PHRASES[spec.family, spec.background]))
+        phrases.append(_pick(rng, side_phrases(spec)[spec.side]))
+    if spec.camera != "still" and rng.random() < CAMERA_MENTION_PROBABILITY:
+        phrases.append(_pick(rng, CAMERA_PHRASES[spec.camera]))
     if rng.random() < SOUND_PROBABILITY:
         phrases.append(_pick(rng, SOUND_PHRASES[spec.family]))
     return phrases
 
 
 def _mentions(rng: np.random.Generator, spec: SceneSpec, attribute: str) -> bool:
-    return attribute in FAMILIES[spec.family].VARIES and bool(rng.random() < MENTION_PROBABILITY)
+    return attribute in varied(spec) and bool(rng.random() < MENTION_PROBABILITY)
 
 
 def _sentence(subject: str, phrases: list[str], rng: np.random.Generator) -> str:
-    """Joins subject and phrases in a random order; one phrase may lead, the first letter may be a capital."""
+    """Joins subject and phrases in a random order; one phrase may lead, the first letter may be a capital.
+
+    A phrase that begins as in `AFTER_COMMA` always stands after one.
+    """
     rng.shuffle(phrases)
     text = _pick(rng, PREFIXES) + subject
     lead = phrases.pop() if phrases and rng.random() < 0.2 else ""
     for phrase in phrases:
-        text += (", " if phrase.startswith("waves") or rng.random() < 0.35 else " ") + phrase
+        text += (", " if phrase.startswith(AFTER_COMMA) or rng.random() < 0.35 else " ") + phrase
     text = f"{lead}, {text}" if lead else text
     return text[0].upper() + text[1:] + "." if rng.random() < 0.15 else text
 
