@@ -66,10 +66,12 @@ class _Foreground(Protocol):
     def render(self, spec: SceneSpec, canvas: Canvas, background: Clip | None = None) -> Clip: ...
 
 
-FOREGROUNDS: dict[str, _Foreground] = {"fire": fire, "fireworks": fireworks, "rain": rain}
+FOREGROUNDS: dict[str, _Foreground] = {"balloon": balloon, "fire": fire, "fireworks": fireworks, "rain": rain}
 """Families that can stand before another one."""
 
 PAIRS = [
+    ("balloon", "meadow"),
+    ("balloon", "sea"),
     ("fire", "sea"),
     ("fire", "snow"),
     ("fireworks", "sea"),

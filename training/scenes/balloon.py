@@ -48,6 +48,7 @@ GAP = {"weak": (24, 29), "strong": (18, 22)}
 JOIN, MOUTH = 0.6, 1.4
 """Where the ball becomes a cone, and where that ends: down from the ball's middle, in radii."""
 BURNER, BASKET = 1.85, (1.9, 2.3)
+BACKGROUND_GAIN = 0.5
 GORES = 5
 """Two stripes, one of each tone, for every 2 pi / GORES around the envelope; the saturated one faces the viewer."""
 
@@ -61,8 +62,11 @@ class Flight:
     fire: Field
 
 
-def render(spec: SceneSpec, canvas: Canvas) -> Clip:
-    """Near: the balloon takes up more than half of the height. Far: less than a quarter."""
+def render(spec: SceneSpec, canvas: Canvas, background: Clip | None = None) -> Clip:
+    """Near: the balloon takes up more than half of the height. Far: less than a quarter.
+
+    Over a ``background`` it flies before that, not before hills; the background's own sound is kept, 6 dB quieter.
+    """
     rng, radius = canvas.rng, RADIUS[spec.distance]
     starts, fire = _bursts(spec, canvas)
     flight = _fly(spec, canvas, fire, radius)
@@ -72,12 +76,22 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     v = (y - flight.y[:, None, None]) / radius
     edge = 1 / (half.size * radius)
     burning = fire[:, None, None] * (1.0 if spec.strength == "strong" else 0.6)
-    frames = over(_land(spec, half), *_envelope(spec, u, v, burning, edge))
+    land = _land(spec, half)[None] if background is None else _halved(background.frames)
+    frames = over(land, *_envelope(spec, u, v, burning, edge))
     frames = over(frames, *_basket(spec, u, v, edge))
     flame, bright = _flame(u, v, burning)
     frames = enlarge(over(frames, flame, bright).astype(np.float32))
     events = [Event(frame, "burner", float(flight.x[frame])) for frame in starts]
-    return Clip(np.clip(frames, 0, 1), _sound(spec, canvas, starts, flight), events)
+    sound = _sound(spec, canvas, starts, flight)
+    if background is not None:
+        sound = limit(sound + BACKGROUND_GAIN * background.sound)
+    return Clip(np.clip(frames, 0, 1), sound, events)
+
+
+def _halved(frames: Field) -> Field:
+    """(T, 2h, 2w, 3) -> (T, h, w, 3), means of four."""
+    count, height, width, _ = frames.shape
+    return frames.reshape(count, height // 2, 2, width // 2, 2, 3).mean(axis=(2, 4))
 
 
 def _bursts(spec: SceneSpec, canvas: Canvas) -> tuple[list[int], Field]:
