@@ -9,10 +9,8 @@ from soundstage.artifact.v1 import artifact_pb2
 
 from libs.artifacts import TENSORS_MEDIA_TYPE, MemoryStore, Ref, ref_to_proto
 from libs.errors import FailedPrecondition, Unavailable
-from libs.serving import ServiceSettings, tracing
 from tests.services.denoiser.conftest import Service
 from tests.services.denoiser.test_denoiser_service import of_kind, refusal, until
-from tests.support.collector import attributes, collecting
 
 STEPS = 12
 
@@ -69,27 +67,6 @@ async def test_the_next_attempt_goes_on_and_ends_with_the_same_latents(service: 
     assert steps == list(range(begins_at(events), STEPS + 1))
     assert events[-1].result.latents.sha256 == whole
     await until(lambda: service.written() == ["a2/latents.safetensors"])
-
-
-async def test_attempts_tell_in_their_callers_trace_what_happened(service: Service) -> None:
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    metadata = (("traceparent", parent),)
-    with collecting() as collector:
-        with tracing(ServiceSettings(otlp_endpoint=collector.url), "denoiser"):
-            await broken_off(service, after=5, metadata=metadata)
-            async for _ in service.call(num_inference_steps=STEPS, attempt=attempt("a2"), metadata=metadata):
-                pass
-        first, second = sorted(collector.named("denoise"), key=lambda span: span.start_time_unix_nano)
-    assert first.trace_id.hex() == second.trace_id.hex() == parent.split("-")[1]
-    begun_at = attributes(second)["soundstage.steps_before"]
-    assert begun_at in (4, 6, 8, 10)
-    assert attributes(first)["soundstage.steps_before"] == 0
-    assert "checkpoint" in [event.name for event in first.events]
-    assert "resumed" not in [event.name for event in first.events]
-    resumed = next(event for event in second.events if event.name == "resumed")
-    assert attributes(resumed)["soundstage.step"] == begun_at
-    steps = [attributes(event)["soundstage.step"] for event in second.events if event.name == "step"]
-    assert steps == list(range(begun_at + 1, STEPS + 1))
 
 
 async def test_checkpoints_are_told_and_the_last_two_are_kept(service: Service) -> None:
