@@ -13,7 +13,7 @@ from libs.errors import FailedPrecondition, Unavailable
 from libs.serving import ServiceSettings, tracing
 from services.gateway.settings import GatewaySettings
 from services.gateway.stages import Stage
-from tests.services.gateway.conftest import PROMPT, Scene, serving_gateway
+from tests.services.gateway.conftest import PROMPT, Scene, serving_gateway, working
 from tests.support.collector import Collector, attributes, collecting
 from tests.support.stages import StageServers
 
@@ -93,13 +93,26 @@ def assert_no_prompts(collector: Collector, video: pb.Video) -> None:
     assert not any(PROMPT.encode() in body for body in collector.bodies)
 
 
-async def test_a_video_that_failed_says_so(
+async def test_another_worker_goes_on_in_the_same_trace_which_tells_the_failure(
     stages: StageServers, settings_of: Callable[..., GatewaySettings], tmp_path: Path
 ) -> None:
+    """The first one stops while the stage is at work; the next stage fails."""
+    api, worker = (settings_of(stages, role=role) for role in ("api", "worker"))
+    stages.denoise.step_seconds = 10.0
     stages.render.errors = [FailedPrecondition("the latents do not fit", reason="LATENTS_UNFITTING")]
     with collecting() as collector, tracing(ServiceSettings(otlp_endpoint=collector.url), "test"):
-        async with serving_gateway(settings_of(stages), stages, tmp_path / "artifacts") as scene:
-            await ended(scene, collector, await created(scene))
+        async with serving_gateway(api, stages, tmp_path / "artifacts") as scene:
+            async with working(worker):
+                name = await created(scene)
+                assert await asyncio.to_thread(stages.denoise.began.wait, 60)
+            stages.denoise.step_seconds = 0.0
+            async with working(worker):
+                await ended(scene, collector, name)
+    attempts = sorted(collector.named("stage denoise"), key=lambda one: one.start_time_unix_nano)
+    assert [attributes(one)["soundstage.attempt"] for one in attempts] == [1, 2]
+    assert attributes(attempts[0])["error.type"] == "WORKER_STOPPING"
     whole = collector.one("video")
+    assert {one.parent_span_id for one in attempts} == {whole.span_id}
+    assert {one.trace_id for one in (*attempts, whole)} == {TRACE}
     assert (whole.status.code, whole.status.message) == (Status.STATUS_CODE_ERROR, "LATENTS_UNFITTING")
     assert attributes(whole)["soundstage.state"] == "FAILED"
