@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from libs.artifacts import AttemptPrefix, Ref, Store
 from libs.catalog import Catalog, ModelCard
 from libs.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidRequest, Unavailable
+from libs.serving import describe
 from services.gateway import metrics, states
 from services.gateway.images import Images
 from services.gateway.price import price_millicredits
@@ -128,6 +129,7 @@ class Videos:
         video = await self._prepare(tenant, request, hashed)
         png = await self._images.clean(request.image) if request.image else b""
         # Shielded: a caller who hangs up now must not leave an image without a record.
+        describe(tenant=tenant, video_id=video.key.video_id)
         accepted, is_new = await asyncio.shield(asyncio.ensure_future(self._accept(video, png)))
         if not is_new:
             return await self._repeated(accepted, hashed)
