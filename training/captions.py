@@ -293,7 +293,7 @@ def with_adjective(noun: str, adjective: str) -> str:
 
 
 def holdout_prompts() -> list[tuple[str, str]]:
-    """Twenty (prompt, family) pairs that the grammar cannot produce."""
+    """The (prompt, family) pairs written by hand that the grammar cannot produce."""
     return list(HOLDOUT)
 
 
