@@ -1,6 +1,6 @@
 """Whether generated clips show, and sound like, what was asked for.
 
-Prompts of the training grammar and twenty prompts written by hand outside it are made into clips with fixed seeds, and
+Prompts of the training grammar and prompts written by hand outside it are made into clips with fixed seeds, and
 named by a scene classifier and a sound classifier that were trained on rendered clips alone.
 """
 

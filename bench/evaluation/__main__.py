@@ -19,6 +19,7 @@ from bench.evaluation.asked import inside, outside
 from bench.evaluation.clips import make
 from bench.evaluation.figures import Seen, figures_of
 from bench.evaluation.first_frame import kept
+from bench.evaluation.layers import layers
 from bench.evaluation.page import write_page
 from bench.evaluation.picture import Probes
 from bench.results import Results, show, write
@@ -39,7 +40,8 @@ def main() -> None:
     first = kept(asked[:: max(1, len(asked) // 14)], sampler, sampling, SEED)
     synchrony = hearing.synchrony(arguments.sounds, 61)
     space = hearing.space(arguments.sounds, 61)
-    results = figures_of(Seen(made, first, synchrony, space, Probes()))
+    layered = layers(arguments.sounds // 2, 61)
+    results = figures_of(Seen(made, first, synchrony, space, layered, Probes()))
     results = Results(results.figures, {"sampling": vars(sampling), "seed": SEED, **results.details})
     show("evaluation", results, Console())
     write("evaluation", results, arguments.out)

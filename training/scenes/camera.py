@@ -77,11 +77,10 @@ def _cut(frames: Field, window: Window, size: int) -> Field:
     cut = np.empty((len(frames), size, size, 3), np.float32)
     for index, frame in enumerate(frames):
         left, top, width = (float(side[index]) * frame.shape[0] for side in (window.left, window.top, window.width))
+        picture = Image.fromarray((frame * 255 + 0.5).astype(np.uint8))  # bytes: resampled twice as fast as floats
         box = (left, top, left + width, top + width)
-        for channel in range(3):
-            plane = Image.fromarray(np.ascontiguousarray(frame[..., channel], np.float32))
-            cut[index, ..., channel] = plane.resize((size, size), Image.Resampling.BICUBIC, box)
-    return np.clip(cut, 0, 1)
+        cut[index] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box))
+    return cut / 255
 
 
 def _turn(sound: Field, shift: Field) -> Field:
