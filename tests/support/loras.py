@@ -33,8 +33,8 @@ def lora_file(
     tensors: dict[str, Tensor] = {}
     for transformer, layers in of.items():
         for layer, (down, up) in layers.items():
-            tensors[f"{transformer}.{layer}.lora_A.weight"] = down
-            tensors[f"{transformer}.{layer}.lora_B.weight"] = up
+            tensors[f"{transformer}.{layer}.lora_A.weight"] = down.clone()
+            tensors[f"{transformer}.{layer}.lora_B.weight"] = up.clone()
     return save(tensors, {"lora_adapter_metadata": json.dumps(settings)} if settings else None)
 
 
