@@ -1,6 +1,6 @@
 """LoRAs: low-rank changes of a transformer's weights, read from safetensors and fused into a twin of the transformer.
 
-A layer's weight W becomes W + scale x (alpha / rank) x up @ down (Hu et al. 2021, "LoRA", section 4.1). diffusers can do
+A layer's weight W becomes W + scale x (alpha / rank) x up @ down (Hu et al. 2021, "LoRA", section 4.1). diffusers does
 that with the package `peft` only, and only to the transformer itself, which other videos use at the same time; its
 conversions of names need neither, and are used.
 """

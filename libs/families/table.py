@@ -54,7 +54,7 @@ class Family:
     ``transformer``, and ``transformer_2`` where another one takes over when little noise is left.
     """
     lora: ConvertLora
-    """The names of a LoRA's tensors, whoever wrote it, to those of the transformers; diffusers' own, where it has one."""
+    """Names of a LoRA's tensors, whoever wrote it, to those of the transformers: diffusers' own, where it has one."""
     decode: StageBlocks
     check_conditioning: CheckConditioning
     check_latents: CheckLatents

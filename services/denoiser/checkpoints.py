@@ -188,7 +188,7 @@ def fingerprint_of(job: DenoiseJob, model_dir: Path, cache_threshold: float) -> 
     request = [job.width, job.height, job.num_frames, job.fps, job.num_inference_steps, job.guidance_scale, job.seed]
     versions = version("diffusers"), version("torch")
     facts = [job.model, files, job.conditioning.sha256, request, cache_threshold, versions]
-    facts += job.lora.facts if job.lora else []
+    facts += job.lora.facts if job.lora else ()
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

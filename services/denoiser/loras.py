@@ -34,9 +34,9 @@ class Lora:
     scale: float
 
     @property
-    def facts(self) -> list[object]:
-        """Equal for equal weights."""
-        return [self.ref.sha256, self.scale]
+    def facts(self) -> tuple[str, float]:
+        """Equal for equal weights of the same model."""
+        return self.ref.sha256, self.scale
 
 
 @dataclass(frozen=True)

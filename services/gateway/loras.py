@@ -29,7 +29,7 @@ async def check_lora(store: Store, tenant: str, asked: LoraRequest) -> None:
 
 def _check_file(data: bytes) -> None:
     try:
-        names = [name for name, _ in deserialize(data)]
+        names = [name for name, _ in deserialize(data)]  # type: ignore[no-untyped-call]  # its stub has no types
     except SafetensorError as error:
         raise _refused(
             FILE, f"it is no safetensors file ({error}); pickled ones (.ckpt, .pt, .bin) are not taken", "LORA_UNUSABLE"

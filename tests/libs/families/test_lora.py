@@ -112,6 +112,7 @@ def fuse(models: Path, name: str, data: bytes, layer: str) -> Tensor:
     return weights[0] - weights[1]
 
 
+QKVO = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
 A_B, DOWN_UP = ("lora_A", "lora_B"), ("lora_down", "lora_up")
 
 
@@ -133,6 +134,24 @@ def test_names_of_other_tools_and_an_alpha_of_its_own(
     tensors = {f"{file}.{parts[0]}.weight": down, f"{file}.{parts[1]}.weight": up}
     tensors[f"{file}.alpha"] = torch.tensor(1.0)
     torch.testing.assert_close(fuse(models, name, save(tensors), layer), up @ down / RANK, rtol=1e-4, atol=1e-5)
+
+
+def test_musubi_tuner_writes_wan_s_names_with_underscores(models: Path) -> None:
+    model = loaded(folder_of(models, "wan22-5b"), "wan22-5b")["transformer"]
+    names = {
+        f"attn{n}.{ours}": f"{kind}_attn_{theirs}" for n, kind in ((1, "self"), (2, "cross")) for ours, theirs in QKVO
+    }
+    names |= {"ffn.net.0.proj": "ffn_0", "ffn.net.2": "ffn_2"}
+    made = factors(model, *(f"blocks.{block}.{ours}" for block in range(2) for ours in names))
+    tensors = {}
+    for layer, (down, up) in made.items():
+        _, block, ours = layer.split(".", 2)
+        base = f"lora_unet_blocks_{block}_{names[ours]}"
+        parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(1.0)}
+        tensors |= {f"{base}.{part}": tensor for part, tensor in parts.items()}
+    down, up = made["blocks.1.attn2.to_out.0"]
+    moved = fuse(models, "wan22-5b", save(tensors), "blocks.1.attn2.to_out.0")
+    torch.testing.assert_close(moved, up @ down / RANK, rtol=1e-4, atol=1e-5)
 
 
 def test_what_peft_was_told_in_the_header_counts(models: Path) -> None:
