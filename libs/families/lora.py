@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -65,7 +66,7 @@ def read_lora(data: bytes, convert: ConvertLora) -> dict[str, Layer]:
     parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in converted.items():
         layer, part = _split(name)
-        if (part != "alpha" and tensor.dtype not in _DTYPES) or not tensor.isfinite().all():
+        if (part != "alpha" and tensor.dtype not in _DTYPES) or not tensor.float().isfinite().all():
             raise _unusable(f"{name} is {tensor.dtype}, or has values that are not finite")
         parts[layer][part] = tensor
     if not parts:
@@ -100,11 +101,11 @@ def fused(model: nn.Module, layers: Mapping[str, Layer], scale: float) -> nn.Mod
         module = modules.get(name)
         if not isinstance(module, _LAYERS) or getattr(module, "groups", 1) != 1:
             raise _unfitting(name, "is no layer of the model that a LoRA can change")
-        module.weight = _frozen(module.weight, _change(name, layer, module.weight), scale * layer.scale)
+        module.weight = _frozen(name, module.weight, _change(name, layer, module.weight), scale * layer.scale)
         if layer.bias is not None:
             if module.bias is None or module.bias.shape != layer.bias.shape:
                 raise _unfitting(name, "has another bias in the model, or none")
-            module.bias = _frozen(module.bias, layer.bias.float(), scale * layer.scale)
+            module.bias = _frozen(name, module.bias, layer.bias.float(), scale * layer.scale)
     return twin
 
 
@@ -114,7 +115,7 @@ def _load(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         settings = json.loads(header.get("__metadata__", {}).get("lora_adapter_metadata", "{}"))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         what = f"it is no safetensors file ({error!s:.200}); pickled ones (.ckpt, .pt, .bin) are not read"
         raise _unusable(what) from error
     if not isinstance(settings, dict):
@@ -133,12 +134,18 @@ def _split(name: str) -> tuple[str, str]:
 def _layer(name: str, parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Layer:
     if not {"down", "up"} <= parts.keys():
         raise _unusable(f"{name} has only {', '.join(sorted(parts))}; both factors are needed")
-    rank = len(parts["down"]) if parts["down"].ndim else 0
-    if not rank:
-        raise _unusable(f"{name} has rank 0")
-    alpha = float(parts["alpha"].flatten()[0]) if "alpha" in parts else _alpha(name, settings, rank)
+    if min(parts["down"].ndim, parts["up"].ndim) < 2 or not len(parts["down"]):
+        raise _unusable(f"the factors of {name} are no matrices of a rank of 1 or more")
+    rank = len(parts["down"])
+    alpha = _number(parts["alpha"]) if "alpha" in parts else _alpha(name, settings, rank)
+    if alpha is None or not math.isfinite(alpha):
+        raise _unusable(f"alpha of {name} is no finite number")
     stabilised = bool(settings.get(f"{name.partition('.')[0]}.use_rslora", False))
     return Layer(parts["down"], parts["up"], parts.get("bias"), alpha / (rank**0.5 if stabilised else rank))
+
+
+def _number(tensor: Tensor) -> float | None:
+    return float(tensor) if tensor.numel() == 1 else None
 
 
 def _alpha(name: str, settings: Mapping[str, Any], rank: int) -> float:
@@ -167,9 +174,12 @@ def _change(name: str, layer: Layer, weight: Tensor) -> Tensor:
     return (up.float() @ down.float()).view(weight.shape)
 
 
-def _frozen(base: Tensor, change: Tensor, scale: float) -> nn.Parameter:
+def _frozen(name: str, base: Tensor, change: Tensor, scale: float) -> nn.Parameter:
     """Added in float32, then of the type of ``base``."""
-    return nn.Parameter((base.float() + scale * change).to(base.dtype), requires_grad=False)
+    fused = (base.float() + scale * change).to(base.dtype)
+    if not fused.isfinite().all():
+        raise _unfitting(name, "becomes infinite with it")
+    return nn.Parameter(fused, requires_grad=False)
 
 
 def _unusable(what: str) -> FailedPrecondition:

@@ -27,15 +27,16 @@ def factors(transformer: nn.Module, *layers: str, seed: int = 0) -> dict[str, tu
 
 
 def lora_file(
-    of: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], settings: Mapping[str, Any] | None = None
+    of: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], settings: Mapping[str, Any] | str | None = None
 ) -> bytes:
-    """By transformer. ``settings``: what diffusers writes into the header of what `peft` trained."""
+    """By transformer. ``settings``: what diffusers writes into the header of what `peft` trained; a string as it is."""
     tensors: dict[str, Tensor] = {}
     for transformer, layers in of.items():
         for layer, (down, up) in layers.items():
             tensors[f"{transformer}.{layer}.lora_A.weight"] = down.clone()
             tensors[f"{transformer}.{layer}.lora_B.weight"] = up.clone()
-    return save(tensors, {"lora_adapter_metadata": json.dumps(settings)} if settings else None)
+    text = settings if isinstance(settings, str) or settings is None else json.dumps(settings)
+    return save(tensors, None if text is None else {"lora_adapter_metadata": text})
 
 
 @torch.no_grad()

@@ -179,6 +179,7 @@ def _renamed(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[bytes], by
 
 ONES = {"x": (torch.ones(1, 1), torch.ones(1, 1))}
 Y, SLOW = {"y": torch.ones(1)}, {"transformer.alpha_pattern": {"(a+)+": 1}}
+NAN = {"transformer.lora_alpha": float("nan")}
 FIRST = "transformer.transformer_blocks.0.attn1.to_q"
 DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "pickle": (lambda _: pickle.dumps({"a": 1}), "LORA_UNUSABLE", "pickled ones"),
@@ -189,6 +190,15 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "half": (_renamed(lambda t: t.pop(f"{FIRST}.lora_B.weight")), "LORA_UNUSABLE", "both factors"),
     "DoRA": (_renamed(lambda t: t.update({f"{FIRST}.dora_scale": torch.ones(1)})), "LORA_UNUSABLE", "DoRA"),
     "numbers": (_renamed(lambda t: t[f"{FIRST}.lora_B.weight"].fill_(torch.inf)), "LORA_UNUSABLE", "not finite"),
+    "vectors": (
+        _renamed(lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(RANK)})),
+        "LORA_UNUSABLE",
+        "matrices",
+    ),
+    "two alphas": (_renamed(lambda t: t.update({f"{FIRST}.alpha": torch.ones(2)})), "LORA_UNUSABLE", "alpha"),
+    "no alpha": (lambda _: lora_file({"transformer": ONES}, NAN), "LORA_UNUSABLE", "alpha"),
+    "nesting": (lambda _: lora_file({"transformer": ONES}, "[" * 100_000), "LORA_UNUSABLE", "no safetensors file"),
+    "too much": (_renamed(lambda t: t[f"{FIRST}.lora_B.weight"].fill_(3e38)), "LORA_UNFITTING", "infinite"),
     "mixed names": (
         lambda _: save({"diffusion_model.x.lora_A.weight": torch.ones(2, 2), **Y}),
         "LORA_UNUSABLE",
