@@ -80,7 +80,7 @@ def run(options: Options) -> Results:
 
 
 def list_prompts(grammar: int, holdout: int) -> list[Prompt]:
-    """``grammar`` prompts that take the families in turn, then ``holdout`` of the twenty outside the grammar."""
+    """``grammar`` prompts that take the families in turn, then ``holdout`` of those outside the grammar."""
     inside = [Prompt(text, spec.family, False) for text, spec in grammar_prompts(grammar, PROMPT_SEED)]
     return inside + [Prompt(text, family, True) for text, family in holdout_prompts()[:holdout]]
 

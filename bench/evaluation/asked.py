@@ -34,13 +34,14 @@ def inside(rounds: int) -> list[Asked]:
     return [Asked(text, (spec.family,), "grammar", spec) for text, spec in prompts]
 
 
-def outside(most: int = 60) -> list[Asked]:
-    """The sixty written by hand, of which the grammar can produce none; every third with ``most`` 20."""
+def outside(most: int | None = None) -> list[Asked]:
+    """All written by hand, of which the grammar can produce none; ``most`` of them, evenly spread, if it is given."""
     everything = [Asked(text, (family,), "synonyms") for text, family in holdout_prompts()]
     everything += [Asked(text, (family,), kind) for kind, pairs in WORDED.items() for text, family in pairs]
     everything += [Asked(text, families, "mixed") for text, families in MIXED]
     everything += [Asked(text, (family,), "negation", None, no, time) for text, family, no, time in NEGATED]
-    return everything[:: max(1, len(everything) // most)][:most]
+    count = min(most or len(everything), len(everything))
+    return [everything[index * len(everything) // count] for index in range(count)]
 
 
 WORDED = {
@@ -57,6 +58,13 @@ WORDED = {
         ("rockets bursting into coloured sparks", "fireworks"),
         ("magma fountaining from the crater", "lava"),
         ("tall grass rippling on the prairie", "meadow"),
+        ("a harbour light warning sailors", "lighthouse"),
+        ("national colours streaming from a mast", "flag"),
+        ("a wicker basket under a huge silk envelope, lifted by a flame", "balloon"),
+        ("the bob of an old timepiece going to and fro", "pendulum"),
+        ("waterspouts dancing in a stone basin", "fountain"),
+        ("a cyclone touching down on farmland", "tornado"),
+        ("glow-worms flickering above the lawn in June", "fireflies"),
     ),
     "order": (
         ("crackling in the dark, a wood fire", "fire"),
@@ -71,6 +79,13 @@ WORDED = {
         ("bang after bang, fireworks", "fireworks"),
         ("out of the volcano comes lava", "lava"),
         ("fish and bubbles, seen from under the water", "underwater"),
+        ("round and round goes the light of the lighthouse", "lighthouse"),
+        ("on its pole, flapping and flapping, a flag", "flag"),
+        ("up into the sky it floats, a hot-air balloon", "balloon"),
+        ("left, right, left, right, the pendulum of a clock", "pendulum"),
+        ("up it shoots and down it splashes, the fountain", "fountain"),
+        ("down from the storm cloud comes a tornado", "tornado"),
+        ("chirping crickets, and all around them fireflies", "fireflies"),
     ),
 }
 """(prompt, family) by kind: other words than the grammar's, or its words in another order."""

@@ -9,7 +9,7 @@ from soundstage.denoiser.v1 import denoiser_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, use_threads
-from libs.serving import Endpoint, configure_logging, in_passing_thread, serve, telling_pod_cost
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve, telling_pod_cost, tracing
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
 from services.denoiser.loras import Loras
@@ -43,7 +43,8 @@ async def main() -> None:
 
         endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
         async with telling_pod_cost(settings.pod_name):
-            await serve(settings, [endpoint], start=start, ending=checkpoints.hurry)
+            with tracing(settings, "denoiser"):
+                await serve(settings, [endpoint], start=start, ending=checkpoints.hurry)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from libs.artifacts import AttemptPrefix, Ref, Store, get_tensors, put_tensors
 from libs.catalog import Catalog, ModelCard
 from libs.errors import ResourceExhausted
 from libs.families import LoopState, PipelineCache, Step, steps_done
-from libs.serving import Stage
+from libs.serving import Stage, event, span
 from libs.triton import Call, calling
 from services.denoiser.checkpoints import Checkpoints, Keeper, fingerprint_of
 from services.denoiser.limits import check_limits
@@ -121,19 +121,23 @@ class Denoiser:
         self._refuse_a_crowd()
         urgency = Urgency(job.priority, job.deadline)
         with (
-            Place(self._places, urgency, stage.raise_if_cancelled, lambda before: stage.emit(Queued(before))),
+            Place(self._places, urgency, stage.raise_if_cancelled, lambda before: _queued(before, stage)),
             self._metrics.at_work(),
             self._pipeline(card, job, stage) as (pipeline, load_seconds),
         ):
             conditioning = get_tensors(self._store, job.conditioning)
             fingerprint = fingerprint_of(job, card.path, pipeline.cache_threshold)
             resume, keeper = self._resume(job, fingerprint), self._checkpoints.keeper(job, fingerprint)
-            stage.emit(StepDone(steps_done(resume) if resume else 0, job.num_inference_steps, 0.0))
+            done_before = steps_done(resume) if resume else 0
+            stage.emit(StepDone(done_before, job.num_inference_steps, 0.0))
             began = time.perf_counter()
             with (
-                Place(self._turns, urgency, stage.raise_if_cancelled) as turn,
+                span("denoise", model=card.name, steps=job.num_inference_steps, steps_before=done_before),
+                Place(self._turns, urgency, stage.raise_if_cancelled, _waits_for_its_turn) as turn,
                 calling(Call(stage.raise_if_cancelled)),
             ):
+                if resume:
+                    event("resumed", step=done_before)
                 tensors = pipeline(
                     conditioning,
                     width=job.width,
@@ -157,8 +161,10 @@ class Denoiser:
         written = keeper.after(step)
         turn.give()
         self._metrics.stepped(job.model, step.seconds)
+        event("step", step=step.index, seconds=step.seconds)
         stage.emit(StepDone(step.index, step.total, step.seconds))
         if written is not None:
+            event("checkpoint", step=written.step)
             stage.emit(written)
         if step.preview is not None:
             stage.emit(Preview(step.index, to_jpeg(step.preview)))
@@ -189,7 +195,18 @@ class Denoiser:
             yield pipeline, seconds + more_seconds
 
     def _load(self, card: ModelCard) -> tuple[DenoisePipeline, float]:
-        pipeline, seconds = self._pipelines.get(card)
+        with span("load", model=card.name):
+            pipeline, seconds = self._pipelines.get(card)
         if seconds > 0:
             self._metrics.loaded(card.name, seconds)
         return pipeline, seconds
+
+
+def _queued(before: int, stage: Stage) -> None:
+    event("queued", before=before)
+    stage.emit(Queued(before))
+
+
+def _waits_for_its_turn(before: int) -> None:
+    """Others step first: before its first step, or as it yields to a more urgent video."""
+    event("preempted", before=before)

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from libs.artifacts import TENSORS_MEDIA_TYPE, AttemptPrefix, Ref, Store
 from libs.catalog import Catalog, ModelCard
 from libs.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidRequest, Unavailable
+from libs.serving import describe
 from services.gateway import metrics, states
 from services.gateway.images import Images
 from services.gateway.loras import check_lora
@@ -138,6 +139,7 @@ class Videos:
             return await self._repeated(earlier, hashed)
         video = await self._prepare(tenant, request, hashed)
         png = await self._images.clean(request.image) if request.image else b""
+        describe(tenant=tenant, video_id=video.key.video_id)
         # Shielded: a caller who hangs up now must not leave files without a record.
         accepted, is_new = await asyncio.shield(asyncio.ensure_future(self._accept(video, png, request.lora)))
         if not is_new:

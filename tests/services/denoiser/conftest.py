@@ -97,8 +97,8 @@ class Service:
             changes["conditioning"] = self.conditioning()
         return pb.DenoiseRequest(**fields | changes)
 
-    def call(self, **changes: Any) -> Any:
-        return self.stub.Denoise(self.request(**changes), timeout=30)
+    def call(self, *, metadata: Any = (), **changes: Any) -> Any:
+        return self.stub.Denoise(self.request(**changes), timeout=30, metadata=metadata)
 
     def written(self, video: str = "v1") -> list[str]:
         """Names of what attempts at the video have written, with the attempt before."""
