@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from libs.triton import Call, calling
 from services.denoiser.checkpoints import Checkpoints, Keeper, fingerprint_of
 from services.denoiser.limits import check_limits
 from services.denoiser.line import Line, Place, Urgency
+from services.denoiser.loras import Lora, Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.preview import to_jpeg
 
@@ -43,6 +45,7 @@ class DenoiseJob:
     priority: int
     deadline: float
     checkpoint: Ref | None = None
+    lora: Lora | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Denoiser:
         pipelines: PipelineCache[DenoisePipeline],
         metrics: DenoiserMetrics,
         checkpoints: Checkpoints,
+        loras: Loras,
         capacity: Capacity,
     ) -> None:
         self._store = store
@@ -97,6 +101,7 @@ class Denoiser:
         self._pipelines = pipelines
         self._metrics = metrics
         self._checkpoints = checkpoints
+        self._loras = loras
         self._capacity = capacity
         self._places, self._turns = Line(capacity.active), Line(capacity.steps_at_once)
 
@@ -108,8 +113,8 @@ class Denoiser:
     def denoise(self, job: DenoiseJob, stage: Stage) -> Denoised:
         """Write `latents.safetensors`, going on from the newest checkpoint of an earlier attempt.
 
-        Raises NotFound, InvalidRequest, FailedPrecondition (the conditioning or the given checkpoint is missing,
-        altered or does not fit), ResourceExhausted, and what the store raises.
+        Raises NotFound, InvalidRequest, FailedPrecondition (the conditioning, the LoRA or the given checkpoint is
+        missing, altered or does not fit), ResourceExhausted, and what the store raises.
         """
         card = self._catalog.get(job.model)
         check_limits(job, card)
@@ -118,9 +123,9 @@ class Denoiser:
         with (
             Place(self._places, urgency, stage.raise_if_cancelled, lambda before: _queued(before, stage)),
             self._metrics.at_work(),
+            self._pipeline(card, job, stage) as (pipeline, load_seconds),
         ):
             conditioning = get_tensors(self._store, job.conditioning)
-            pipeline, load_seconds = self._load(card)
             fingerprint = fingerprint_of(job, card.path, pipeline.cache_threshold)
             resume, keeper = self._resume(job, fingerprint), self._checkpoints.keeper(job, fingerprint)
             done_before = steps_done(resume) if resume else 0
@@ -181,6 +186,13 @@ class Denoiser:
                 max_active_videos=str(self._capacity.active),
                 max_waiting_videos=str(self._capacity.waiting),
             )
+
+    @contextmanager
+    def _pipeline(self, card: ModelCard, job: DenoiseJob, stage: Stage) -> Iterator[tuple[DenoisePipeline, float]]:
+        """With the job's LoRA in its weights, and the seconds that loading took."""
+        base, seconds = self._load(card)
+        with self._loras.on(card, base, job.lora, stage.raise_if_cancelled) as (pipeline, more_seconds):
+            yield pipeline, seconds + more_seconds
 
     def _load(self, card: ModelCard) -> tuple[DenoisePipeline, float]:
         with span("load", model=card.name):

@@ -29,7 +29,7 @@ from libs.artifacts import Ref, ref_from_proto, ref_to_proto
 from libs.errors import SoundstageError, Unavailable
 from libs.serving import error_from_rpc, trace_metadata
 from services.gateway.retries import STAGE_LOST, STAGE_SILENT
-from services.gateway.video import AudioIntent, Priority, Spec, Stage, VideoKey
+from services.gateway.video import AudioIntent, Lora, Priority, Spec, Stage, VideoKey
 
 logger = logging.getLogger(__name__)
 
@@ -330,6 +330,7 @@ def denoise_request(job: Job) -> denoiser_pb2.DenoiseRequest:
         seed=spec.seed,
         preview_every_steps=job.preview_every_steps,
         priority=DENOISER_PRIORITY[job.priority],
+        lora=None if spec.lora is None else _lora(spec.lora),
     )
     if job.deadline is not None:
         request.deadline.FromDatetime(job.deadline)
@@ -380,6 +381,10 @@ AUDIO_INTENT = {
     AudioIntent.EFFECTS: audio_pb2.AUDIO_INTENT_EFFECTS,
     AudioIntent.SILENT: audio_pb2.AUDIO_INTENT_SILENT,
 }
+
+
+def _lora(lora: Lora) -> denoiser_pb2.Lora:
+    return denoiser_pb2.Lora(artifact=ref_to_proto(lora.ref), scale=lora.scale)
 
 
 def _attempt(job: Job) -> artifact_pb2.Attempt:
