@@ -71,11 +71,16 @@ types: $(READY) ## Check types
 imports: $(READY) ## Check who may import whom
 	@$(BIN)/lint-imports --no-cache || { echo "the rules are in pyproject.toml, importlinter; see it again with: make imports"; exit 1; }
 
+# Two processes with one thread each; tests of one file stay together, as they share servers. Whole stacks go one by one.
+QUICK = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not gpu and not e2e"
+FAILED = { echo "run only what failed with: $(BIN)/pytest --last-failed"; exit 1; }
+
 test: lint types imports proto-lint proto-check ## Everything that CI checks, but for the comparison with main
-	@$(BIN)/pytest -q -m "not gpu" || { echo "run only what failed with: $(BIN)/pytest --last-failed"; exit 1; }
+	@$(QUICK) || $(FAILED)
+	@$(BIN)/pytest -q -m e2e || $(FAILED)
 
 test-unit: $(READY) ## The quick tests
-	@$(BIN)/pytest -q -m "not gpu and not e2e"
+	@$(QUICK) || $(FAILED)
 
 test-e2e: $(READY) ## The tests that start every service and make videos
 	@$(BIN)/pytest -q -m e2e

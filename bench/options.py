@@ -16,7 +16,7 @@ class Options:
     prompts: int = 42
     """Grammar prompts of `scenes`; they take the families in turn."""
     holdout: int = 20
-    """Of the twenty prompts outside the grammar, how many to take in `scenes`."""
+    """Of the prompts outside the grammar, how many to take in `scenes`."""
     rounds: int = 3
     duration: float | None = None
     """Seconds, of the video of `stages`."""

@@ -139,7 +139,7 @@ def _data(count: int) -> tuple[list[str], tuple[Tensor, Tensor], tuple[Tensor, T
     """(families, (pairs, labels) trained on, the same held out).
 
     Held out are every twentieth clip, as in training the video model, and every twentieth round of all families: with
-    fourteen families the former alone would never meet half of them.
+    families' number the former alone would never meet half of them.
     """
     paths = [path for path in sorted(CLIPS.glob("[0-9]*.npz")) if path.stem.isdigit()][:count]
     if not paths:

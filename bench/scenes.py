@@ -1,6 +1,6 @@
 """Whether generated clips show, and sound like, what was asked for.
 
-Prompts of the training grammar and twenty prompts written by hand outside it are made into clips with fixed seeds, and
+Prompts of the training grammar and prompts written by hand outside it are made into clips with fixed seeds, and
 named by a scene classifier and a sound classifier that were trained on rendered clips alone.
 """
 
@@ -80,7 +80,7 @@ def run(options: Options) -> Results:
 
 
 def list_prompts(grammar: int, holdout: int) -> list[Prompt]:
-    """``grammar`` prompts that take the families in turn, then ``holdout`` of the twenty outside the grammar."""
+    """``grammar`` prompts that take the families in turn, then ``holdout`` of those outside the grammar."""
     inside = [Prompt(text, spec.family, False) for text, spec in grammar_prompts(grammar, PROMPT_SEED)]
     return inside + [Prompt(text, family, True) for text, family in holdout_prompts()[:holdout]]
 

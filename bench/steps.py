@@ -32,6 +32,7 @@ from libs.families.diorama.positions import position_channels
 from libs.serving import RecordingStage
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import DenoiseJob, Denoiser, StepDone
+from services.denoiser.loras import Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 
@@ -164,8 +165,9 @@ class Contest:
         self._conditioning = put_tensors(store, "a/b/encode/c/conditioning.safetensors", conditioning)
         settings, metrics = DenoiserSettings(), DenoiserMetrics(CollectorRegistry())
         checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
+        catalog, loras = Catalog.read(model_dir.parent), Loras(store, settings.lora_limits)
         self._denoiser = Denoiser(
-            store, Catalog.read(model_dir.parent), PipelineCache(load_denoise), metrics, checkpoints, settings.capacity
+            store, catalog, PipelineCache(load_denoise), metrics, checkpoints, loras, settings.capacity
         )
         self._denoiser.warm([FAMILY])
         self._priority = priority

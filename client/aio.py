@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 import grpc
+from soundstage.artifact.v1 import artifact_pb2
 from soundstage.video.v1 import video_pb2 as pb
 from soundstage.video.v1 import video_pb2_grpc as rpc
 
@@ -115,13 +116,17 @@ class AsyncSoundstageClient:
         deadline: datetime | None = None,
         request_id: str | None = None,
         validate_only: bool = False,
+        lora: bytes | str | PathLike[str] | artifact_pb2.Artifact | None = None,
+        lora_scale: float | None = None,
     ) -> pb.Video:
         """Asks for a video; returns it QUEUED. What is left out takes the model's default.
 
         image: PNG or JPEG, its bytes or a file. duration: seconds. deadline: with a time zone.
         request_id: a UUID; a repeat with the same id gives the same video. One is drawn if none is given.
         validate_only: makes nothing; the answer has no name, but every default and ``cost_credits``, its price.
-        Also raises ValueError for an unknown preset, audio intent or priority, and OSError for an unreadable image.
+        lora: safetensors, its bytes or a file, or what ``spec.lora.artifact`` of an earlier video says. lora_scale: how
+        strongly it changes the model, 0 to 2; 1 if left out.
+        Also raises ValueError for an unknown preset, audio intent or priority, and OSError for an unreadable file.
         """
         request = create_request(
             prompt,
@@ -141,6 +146,8 @@ class AsyncSoundstageClient:
             deadline=deadline,
             request_id=request_id,
             validate_only=validate_only,
+            lora=lora,
+            lora_scale=lora_scale,
         )
         return (await self._stub.CreateVideo(request, timeout=self._timeout, metadata=self._metadata)).video
 

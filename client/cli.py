@@ -19,6 +19,7 @@ import click
 import grpc
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
+from soundstage.artifact.v1 import artifact_pb2
 from soundstage.video.v1 import video_pb2 as pb
 
 from client.credentials import tls_credentials
@@ -149,6 +150,10 @@ def calls_server(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", type=float, help="Guidance scale; 1 is none.")
 @click.option("--seed", type=int, help="The same request with the same seed gives the same video.")
+@click.option("--lora", help="A change of the model's weights: a safetensors file, or the URI of one on the server.")
+@click.option("--lora-scale", type=float, help="How strongly it changes them, 0 to 2; default: 1.")
+@click.option("--lora-sha256", help="With a URI: the file's SHA-256.")
+@click.option("--lora-bytes", type=int, help="With a URI: the file's size.")
 @click.option("--preset", type=click.Choice(get_args(PresetName)))
 @click.option("--audio", type=click.Choice(get_args(AudioName)), help="What is to be heard.")
 @click.option("--priority", type=click.Choice(get_args(PriorityName)))
@@ -324,7 +329,22 @@ def _spec_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "guidance": "guidance_scale",
         "audio": "audio_intent",
     }
-    return {renamed.get(name, name): value for name, value in options.items()}
+    lora = _lora(options.pop("lora"), options.pop("lora_sha256"), options.pop("lora_bytes"))
+    return {renamed.get(name, name): value for name, value in options.items()} | {"lora": lora}
+
+
+def _lora(where: str | None, sha256: str | None, size_bytes: int | None) -> Path | artifact_pb2.Artifact | None:
+    """Of a URI the server wants to know that caller and store mean the same bytes."""
+    if where is None or "://" not in where:
+        if sha256 is not None or size_bytes is not None:
+            raise click.UsageError("--lora-sha256 and --lora-bytes belong to a URI in --lora")
+        if where is not None and not Path(where).is_file():
+            raise click.UsageError(f"--lora: file {where} does not exist")
+        return None if where is None else Path(where)
+    if sha256 is None or size_bytes is None:
+        raise click.UsageError("--lora with a URI needs --lora-sha256 and --lora-bytes")
+    media_type = "application/vnd.safetensors"
+    return artifact_pb2.Artifact(uri=where, media_type=media_type, size_bytes=size_bytes, sha256=sha256)
 
 
 def _follow(client: SoundstageClient, video: str | pb.Video) -> pb.Video:

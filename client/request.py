@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from soundstage.artifact.v1 import artifact_pb2
 from soundstage.video.v1 import video_pb2 as pb
 
 __all__ = ["AudioName", "PresetName", "PriorityName", "create_request", "video_name"]
@@ -58,13 +59,15 @@ def create_request(
     deadline: datetime | None = None,
     request_id: str | None = None,
     validate_only: bool = False,
+    lora: bytes | str | PathLike[str] | artifact_pb2.Artifact | None = None,
+    lora_scale: float | None = None,
 ) -> pb.CreateVideoRequest:
-    """Raises ValueError for a name that is not in the tables above, OSError for an image file that cannot be read."""
+    """Raises ValueError for a name that is not in the tables above, OSError for a file that cannot be read."""
     spec = pb.VideoSpec(
         model=model,
         prompt=prompt,
         negative_prompt=negative_prompt,
-        image=_image_bytes(image),
+        image=_bytes_of(image) if image is not None else b"",
         width=width,
         height=height,
         fps=fps,
@@ -73,6 +76,7 @@ def create_request(
         seed=seed,
         preset=_named(PRESETS, preset, "preset"),
         audio_intent=_named(AUDIO_INTENTS, audio_intent, "audio_intent"),
+        lora=_lora(lora, lora_scale),
     )
     if duration is not None:
         _set_seconds(spec, duration)
@@ -94,10 +98,18 @@ def video_name(video: str | pb.Video) -> str:
     return name if name.startswith("videos/") else f"videos/{name}"
 
 
-def _image_bytes(image: bytes | str | PathLike[str] | None) -> bytes:
-    if image is None or isinstance(image, bytes):
-        return image or b""
-    return Path(image).read_bytes()
+def _bytes_of(file: bytes | str | PathLike[str]) -> bytes:
+    return file if isinstance(file, bytes) else Path(file).read_bytes()
+
+
+def _lora(lora: bytes | str | PathLike[str] | artifact_pb2.Artifact | None, scale: float | None) -> pb.Lora | None:
+    if lora is None:
+        if scale is not None:
+            raise ValueError("lora_scale: there is no LoRA to scale; give lora, too")
+        return None
+    if isinstance(lora, artifact_pb2.Artifact):
+        return pb.Lora(artifact=lora, scale=scale)
+    return pb.Lora(file=_bytes_of(lora), scale=scale)
 
 
 def _named(table: dict[str, V], name: str | None, field: str) -> V:

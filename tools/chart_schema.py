@@ -13,7 +13,18 @@ from typing import Any
 SCHEMA = Path(__file__).resolve().parent.parent / "deploy/helm/soundstage/values.schema.json"
 SERVICES = ("gateway", "encoder", "denoiser", "audio", "muxer")
 WIRED = frozenset(
-    {"artifacts_url", "grace_seconds", "grpc_port", "host", "log_level", "metrics_port", "models_dir", "pod_name"}
+    {
+        "artifacts_url",
+        "grace_seconds",
+        "grpc_port",
+        "host",
+        "log_level",
+        "metrics_port",
+        "models_dir",
+        "otlp_endpoint",
+        "pod_name",
+        "trace_ratio",
+    }
 )
 """Of every service: other keys of the values say these. So do keys for whatever has one of the beginnings."""
 WIRED_BEGINNINGS = ("s3_", "tls_")

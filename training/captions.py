@@ -6,13 +6,16 @@ when the prompt does not say. The words of ``HELD_OUT_WORDS`` never appear: the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from training.scenes import FAMILIES, meadow, sample_spec
+from training.scenes import FAMILIES, behind, meadow, sample_spec, varied
 from training.scenes.base import SceneSpec
 
 MENTION_PROBABILITY = 0.6
 BACKGROUND_MENTION_PROBABILITY = 0.95
+CAMERA_MENTION_PROBABILITY = 0.85
 SOUND_PROBABILITY = 0.15
 SUBJECT_ONLY_PROBABILITY = 0.1
 
@@ -26,6 +29,8 @@ HELD_OUT_WORDS = (
     "blizzard",
     "stargazing",
     "milky way",
+    "beacon",
+    "banner",
 )
 
 TIME_PHRASES: dict[str, tuple[str, ...]] = {
@@ -88,6 +93,13 @@ STRENGTH_ADJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "meadow": {"weak": ("calm", "gentle", "quiet"), "strong": ("windy", "windswept", "stormy")},
     "underwater": {"weak": ("calm", "quiet", "gentle"), "strong": ("lively", "busy", "bubbling")},
     "pond": {"weak": ("calm", "quiet", "still"), "strong": ("rainy", "lively", "busy")},
+    "lighthouse": {"weak": ("faint", "dim", "weak"), "strong": ("bright", "powerful", "strong")},
+    "flag": {"weak": ("limp", "gentle", "calm"), "strong": ("flapping", "wild", "windswept")},
+    "balloon": {"weak": ("calm", "quiet", "gentle"), "strong": ("roaring", "fiery", "strong")},
+    "pendulum": {"weak": ("quiet", "gentle", "soft"), "strong": ("loud", "wide-swinging", "strong")},
+    "fountain": {"weak": ("small", "gentle", "low", "weak"), "strong": ("big", "tall", "grand", "strong")},
+    "tornado": {"weak": ("thin", "weak", "narrow", "small"), "strong": ("huge", "violent", "broad", "strong")},
+    "fireflies": {"weak": ("few", "sparse"), "strong": ("many", "countless", "swarming")},
 }
 
 STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -98,7 +110,10 @@ STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "waterfall": {"weak": ("with little water",), "strong": ("with much water", "thundering down")},
     "clouds": {"weak": ("drifting slowly", "in a light wind"), "strong": ("racing by", "in a strong wind")},
     "smoke": {"weak": ("rising gently", "rising slowly"), "strong": ("billowing", "rising fast")},
-    "night_sky": {"weak": ("in silence", "without wind"), "strong": ("in a light wind", "with a night wind")},
+    "night_sky": {
+        "weak": ("in silence", "without wind"),
+        "strong": ("in a light wind", "with a night wind", "an owl hooting"),
+    },
     "aurora": {"weak": ("glowing faintly", "moving gently"), "strong": ("glowing brightly", "dancing strongly")},
     "fireworks": {"weak": ("now and then", "one at a time"), "strong": ("one after another", "in a grand finale")},
     "lava": {"weak": ("bubbling gently", "glowing quietly"), "strong": ("erupting violently", "spewing high")},
@@ -108,6 +123,28 @@ STRENGTH_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "strong": ("with many bubbles", "full of bubbles"),
     },
     "pond": {"weak": ("with a few drops", "with single raindrops"), "strong": ("with many drops", "in steady rain")},
+    "lighthouse": {
+        "weak": ("shining faintly", "with a weak light"),
+        "strong": ("shining brightly", "with a strong light"),
+    },
+    "flag": {"weak": ("hanging limply", "waving gently"), "strong": ("flapping fast", "waving wildly")},
+    "balloon": {
+        "weak": ("with a small flame", "with short bursts"),
+        "strong": ("with a big flame", "with long bursts"),
+    },
+    "pendulum": {"weak": ("swinging gently", "swinging a little"), "strong": ("swinging wide", "swinging strongly")},
+    "fountain": {
+        "weak": ("with low jets", "trickling gently"),
+        "strong": ("shooting high", "with tall jets", "spraying high into the air"),
+    },
+    "tornado": {
+        "weak": ("turning slowly", "thin as a rope"),
+        "strong": ("tearing up the ground", "whirling violently", "throwing up much dust"),
+    },
+    "fireflies": {
+        "weak": ("only a few of them", "glowing here and there"),
+        "strong": ("a whole swarm", "in great numbers"),
+    },
 }
 
 BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -121,6 +158,13 @@ BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
         "in front of the sea",
         "on the shore",
     ),
+    ("fire", "snow"): (
+        "in the snow",
+        "on a snowy hill",
+        "snow falling around it",
+        "in front of snowy fir trees",
+        "with snow falling behind it",
+    ),
     ("fireworks", "sea"): (
         "over the sea",
         "above the waves",
@@ -130,23 +174,78 @@ BACKGROUND_PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
         "over a beach",
         "over the ocean",
     ),
+    ("balloon", "meadow"): ("over a field", "above the fields", "over open country"),
+    ("balloon", "sea"): ("over the sea", "above the waves", "waves in the background", "over a beach", "by the sea"),
+    ("rain", "fire"): ("on a campfire", "over a campfire", "with a campfire burning in it", "on a burning fire"),
+    ("rain", "meadow"): ("over a field", "on the fields", "over the open fields", "on a field"),
+    ("rain", "pond"): ("on a pond", "over a pond", "on lily pads", "on a pond with lily pads"),
+    ("rain", "sea"): ("over the sea", "on the ocean", "on a beach with waves", "over the waves"),
 }
+
+VEIL_SUBJECTS: dict[str, tuple[str, ...]] = {"rain": ("rain", "falling rain", "raindrops")}
+"""Names of what falls before another scene: of the rain, without the lightning."""
+
+VEIL_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "rain": {
+        "weak": ("in the rain", "in light rain", "rain falling gently", "while a light rain falls"),
+        "strong": ("in the rain", "in heavy rain", "rain pouring down", "while heavy rain falls"),
+    },
+}
+"""The same, said of the scene that it falls before."""
 
 SOUND_PHRASES: dict[str, tuple[str, ...]] = {
     "fire": ("with crackling sound", "crackling", "with the sound of crackling wood"),
     "sea": ("with the sound of waves", "with waves crashing"),
     "rain": ("with the sound of rain", "with pattering drops"),
-    "snow": ("with the sound of wind", "with wind howling"),
+    "snow": ("with howling wind", "with wind howling"),
     "waterfall": ("with rushing water", "with a roaring sound"),
-    "clouds": ("with the sound of wind", "with soft wind"),
-    "smoke": ("with a soft hiss", "hissing"),
+    "clouds": ("with a low wind", "with soft wind"),
+    "smoke": ("with a soft hiss", "hissing", "with a hiss and soft crackling"),
     "night_sky": ("nearly silent", "with a quiet night sound"),
-    "aurora": ("with a soft hush", "with an airy sound"),
+    "aurora": ("with a high shimmering sound", "with an airy sound"),
     "fireworks": ("with loud bangs", "booming and crackling"),
     "lava": ("with a low rumble", "rumbling"),
     "meadow": ("with rustling grass", "rustling"),
     "underwater": ("with the sound of bubbles", "with muffled bubbling"),
     "pond": ("with dripping sounds", "with the plop of drops"),
+    "lighthouse": ("with a foghorn", "with the sound of a foghorn", "its horn sounding"),
+    "flag": ("with flapping cloth", "with the sound of flapping", "flapping"),
+    "balloon": ("with a roaring burner", "with the sound of its burner"),
+    "pendulum": ("ticking", "with a ticking sound", "with tick and tock"),
+    "fountain": ("with splashing water", "splashing", "with the sound of splashing"),
+    "tornado": ("with a deep pulsing roar", "roaring like a train", "with a deep roar"),
+    "fireflies": ("with crickets chirping", "with loud crickets", "crickets chirping"),
+}
+
+CAMERA_PHRASES: dict[str, tuple[str, ...]] = {
+    "still": (),
+    "pan left": (
+        "the camera pans to the left",
+        "the camera pans left",
+        "panning left",
+        "panning to the left",
+        "a slow pan to the left",
+        "the camera moving left",
+        "the view sweeping to the left",
+    ),
+    "pan right": (
+        "the camera pans to the right",
+        "the camera pans right",
+        "panning right",
+        "panning to the right",
+        "a slow pan to the right",
+        "the camera moving right",
+        "the view sweeping to the right",
+    ),
+    "push in": (
+        "slowly zooming in",
+        "zooming in",
+        "the camera moves closer",
+        "the camera pushes in",
+        "a slow zoom in",
+        "the camera moving closer",
+        "the view drawing closer",
+    ),
 }
 
 MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
@@ -157,8 +256,18 @@ MORE_SUBJECTS: dict[str, tuple[str, ...]] = {
     "waterfall": ("a waterfall", "a waterfall in the rocks", "a high waterfall", "falling water"),
     "clouds": ("clouds", "clouds in the sky", "drifting clouds", "white clouds", "a cloudy sky"),
     "smoke": ("smoke", "rising smoke", "a column of smoke", "a plume of smoke", "smoke in the air"),
+    "lighthouse": ("a lighthouse on the coast", "a red and white lighthouse"),
+    "flag": ("a big flag", "a striped flag"),
+    "balloon": ("a hot-air balloon in the air", "a striped balloon", "a big balloon"),
+    "pendulum": ("a clock", "a pendulum clock", "a ticking clock"),
+    "fountain": ("a garden fountain", "a fountain with jets of water", "jets of water", "a water fountain"),
+    "tornado": ("a whirling tornado", "a whirlwind", "a tornado in open country", "a tornado touching the ground"),
+    "fireflies": ("blinking fireflies", "fireflies in the grass", "fireflies on a summer night", "glowing insects"),
 }
 """Plain names beside the ones in the scene's own ``SUBJECTS``."""
+
+AFTER_COMMA = ("waves", "snow ", "rain ", "the camera", "the view", "a slow")
+"""How phrases begin that are clauses of their own."""
 
 PREFIXES = ("", "", "", "", "", "a video of ", "a view of ", "footage of ", "we see ", "a scene with ")
 
@@ -183,29 +292,54 @@ HOLDOUT: tuple[tuple[str, str], ...] = (
     ("the breeze combing through a field of barley", "meadow"),
     ("a scuba diver's view of the reef, air rising to the surface", "underwater"),
     ("raindrops making rings among the water lilies", "pond"),
+    ("a beacon sweeping its ray over the cape", "lighthouse"),
+    ("the lamp tower that warns ships off the reef", "lighthouse"),
+    ("a banner fluttering from its mast", "flag"),
+    ("an ensign snapping above the fort", "flag"),
+    ("aeronauts firing the burner beneath their envelope", "balloon"),
+    ("a montgolfier adrift above the valley", "balloon"),
+    ("a grandfather timepiece, its bob going to and fro", "pendulum"),
+    ("tick-tock, the brass weight keeps time", "pendulum"),
+    ("spouts of water playing in a marble basin on the piazza", "fountain"),
+    ("geysers of spray above the palace gardens", "fountain"),
+    ("a vortex ripping across the Kansas plains", "tornado"),
+    ("lightning bugs winking in the backyard in July", "fireflies"),
 )
 """Prompts written by hand outside the grammar, each with the family it should give."""
 
 
 def caption(spec: SceneSpec, rng: np.random.Generator) -> str:
-    """Describes a scene in one line of English; only attributes that the family varies are named."""
+    """Describes a scene in one line of English; only attributes that the scene varies are named.
+
+    Of a scene in the rain half the captions say "rain over a field", the others "a field in the rain".
+    """
     subject = _pick(rng, subjects(spec))
-    if rng.random() < SUBJECT_ONLY_PROBABILITY and spec.background is None:
-        return subject
-    phrases = _phrases(spec, rng)
-    if _mentions(rng, spec, "strength"):
-        if rng.random() < 0.5:
-            subject = with_adjective(subject, _pick(rng, STRENGTH_ADJECTIVES[spec.family][spec.strength]))
-        else:
-            phrases.append(_pick(rng, STRENGTH_PHRASES[spec.family][spec.strength]))
-    return _sentence(subject, phrases, rng)
+    if spec.background is None:
+        alone = spec.camera == "still" and rng.random() < SUBJECT_ONLY_PROBABILITY
+        return subject if alone else _described(spec, subject, [], rng)
+    back = _pick(rng, BACKGROUND_PHRASES[spec.family, spec.background])
+    if spec.family not in VEIL_PHRASES:
+        return _described(spec, subject, [back] if rng.random() < BACKGROUND_MENTION_PROBABILITY else [], rng)
+    if rng.random() < 0.5:
+        return _described(spec, f"{subject} {back}", [], rng)
+    veil = _pick(rng, VEIL_PHRASES[spec.family][spec.strength])
+    veiled = replace(behind(spec), camera=spec.camera)
+    return _described(veiled, _pick(rng, subjects(veiled)), [veil], rng)
 
 
 def subjects(spec: SceneSpec) -> tuple[str, ...]:
     """Every noun phrase that may name a scene."""
+    if spec.background and spec.family in VEIL_SUBJECTS:
+        return VEIL_SUBJECTS[spec.family]
     if spec.family == "meadow" and meadow.is_wheat(spec):
         return meadow.WHEAT_SUBJECTS
     return tuple(FAMILIES[spec.family].SUBJECTS) + MORE_SUBJECTS.get(spec.family, ())
+
+
+def side_phrases(spec: SceneSpec) -> dict[str, tuple[str, ...]]:
+    """How the scene's side is said: that of what is behind, if it stands in the rain."""
+    named = spec.background if spec.background and spec.family in VEIL_PHRASES else spec.family
+    return OWN_SIDE_PHRASES.get(named, SIDE_PHRASES)
 
 
 def with_adjective(noun: str, adjective: str) -> str:
@@ -219,7 +353,7 @@ def with_adjective(noun: str, adjective: str) -> str:
 
 
 def holdout_prompts() -> list[tuple[str, str]]:
-    """Twenty (prompt, family) pairs that the grammar cannot produce."""
+    """(prompt, family) pairs that the grammar cannot produce, one or more a family."""
     return list(HOLDOUT)
 
 
@@ -231,6 +365,19 @@ def grammar_prompts(n: int, seed: int) -> list[tuple[str, SceneSpec]]:
     return [(caption(spec, rng), spec) for spec in specs]
 
 
+def _described(spec: SceneSpec, subject: str, phrases: list[str], rng: np.random.Generator) -> str:
+    """A sentence with these phrases and, often, the scene's colour, strength and whatever else it varies."""
+    if spec.colour and _mentions(rng, spec, "colour"):
+        subject = with_adjective(subject, spec.colour)
+    phrases = phrases + _phrases(spec, rng)
+    if _mentions(rng, spec, "strength"):
+        if rng.random() < 0.5:
+            subject = with_adjective(subject, _pick(rng, STRENGTH_ADJECTIVES[spec.family][spec.strength]))
+        else:
+            phrases.append(_pick(rng, STRENGTH_PHRASES[spec.family][spec.strength]))
+    return _sentence(subject, phrases, rng)
+
+
 def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
     phrases = []
     if _mentions(rng, spec, "time_of_day"):
@@ -238,26 +385,28 @@ def _phrases(spec: SceneSpec, rng: np.random.Generator) -> list[str]:
     if _mentions(rng, spec, "distance"):
         phrases.append(_pick(rng, DISTANCE_PHRASES[spec.distance]))
     if _mentions(rng, spec, "side"):
-        sides = OWN_SIDE_PHRASES.get(spec.family, SIDE_PHRASES)
-        phrases.append(_pick(rng, sides[spec.side]))
-    if spec.background and rng.random() < BACKGROUND_MENTION_PROBABILITY:
-        phrases.append(_pick(rng, BACKGROUND_PHRASES[spec.family, spec.background]))
+        phrases.append(_pick(rng, side_phrases(spec)[spec.side]))
+    if spec.camera != "still" and rng.random() < CAMERA_MENTION_PROBABILITY:
+        phrases.append(_pick(rng, CAMERA_PHRASES[spec.camera]))
     if rng.random() < SOUND_PROBABILITY:
         phrases.append(_pick(rng, SOUND_PHRASES[spec.family]))
     return phrases
 
 
 def _mentions(rng: np.random.Generator, spec: SceneSpec, attribute: str) -> bool:
-    return attribute in FAMILIES[spec.family].VARIES and bool(rng.random() < MENTION_PROBABILITY)
+    return attribute in varied(spec) and bool(rng.random() < MENTION_PROBABILITY)
 
 
 def _sentence(subject: str, phrases: list[str], rng: np.random.Generator) -> str:
-    """Joins subject and phrases in a random order; one phrase may lead, the first letter may be a capital."""
+    """Joins subject and phrases in a random order; one phrase may lead, the first letter may be a capital.
+
+    A phrase that begins as in `AFTER_COMMA` always stands after one.
+    """
     rng.shuffle(phrases)
     text = _pick(rng, PREFIXES) + subject
     lead = phrases.pop() if phrases and rng.random() < 0.2 else ""
     for phrase in phrases:
-        text += (", " if phrase.startswith("waves") or rng.random() < 0.35 else " ") + phrase
+        text += (", " if phrase.startswith(AFTER_COMMA) or rng.random() < 0.35 else " ") + phrase
     text = f"{lead}, {text}" if lead else text
     return text[0].upper() + text[1:] + "." if rng.random() < 0.15 else text
 

@@ -234,7 +234,7 @@ def _arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompts-file", type=Path, help="one prompt a line")
     what.add_argument("--prompt", action="append", help="may be repeated")
-    what.add_argument("--holdout", action="store_true", help="the twenty prompts outside the grammar")
+    what.add_argument("--holdout", action="store_true", help="the prompts outside the grammar")
     parser.add_argument("--families", default="", help="only these, with commas between")
     parser.add_argument("--prompt-seed", type=int, default=1, help="which grammar prompts")
     parser.add_argument("--seed", type=int, default=0, help="of the noise; the n-th prompt takes seed + n")

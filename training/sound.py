@@ -15,7 +15,7 @@ import copy
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor
 from libs.families.diorama.sound import DioramaSound, TextMean
 from libs.families.diorama.vocoder import COLUMNS_PER_FRAME, analyse
 from training.captions import caption
+from training.mirror import mirrored
 from training.scenes import FAMILIES
 from training.scenes.base import SceneSpec
 
@@ -45,7 +46,6 @@ PART_WEIGHTS = {"bands": 1.0, "columns": 0.5, "average": 0.3, "balance": 0.4}
 """What each part of `loss_of` counts."""
 QUIET_DB = -85.0
 """Levels below this one are not told apart."""
-SIDES = {"left": "right", "right": "left", "centre": "centre"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,8 @@ def prepare(path: Path, text: TextMean) -> Example:
         spec = SceneSpec(**meta["spec"])
         if not kept.exists():
             envelope = analyse(clip["sound"].astype(np.float32) / 32767, len(frames))
-            mirror = replace(spec, side=SIDES[spec.side])  # type: ignore[arg-type]
             rng = np.random.default_rng([7, index])
-            said = [caption(one, rng) for one in (spec, mirror) for _ in range(CAPTIONS)]
+            said = [caption(one, rng) for one in (spec, mirrored(spec)) for _ in range(CAPTIONS)]
             vectors = text(said).astype(np.float16)
             PREPARED.mkdir(parents=True, exist_ok=True)
             np.savez(kept, envelope=envelope, text=vectors[:CAPTIONS], mirrored_text=vectors[CAPTIONS:])

@@ -7,7 +7,9 @@ As in Wan 2.2, one expert makes the layout while there is much noise, another th
 
 Resumable: the checkpoint holds model, average, optimiser and the seconds already spent, and the learning rate follows
 the share of ``--minutes`` that is spent. Batches hold the same number of latent frames whatever their length: many
-short windows teach the picture, few long ones teach its motion, so training goes from the ones to the others.
+short windows teach the picture, few long ones teach its motion, so training goes from the ones to the others. What
+stands in a batch, and how it teaches left and right: `training/batches.py`; what comes before the first step:
+`training/reading.py`.
 """
 
 from __future__ import annotations
@@ -29,19 +31,24 @@ from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.diorama.positions import POSITION_CHANNELS, position_channels
 from training.autoencoder import LATENT_CHANNELS
+from training.averages import decay
+from training.batches import Batch, Contrasts, draw_batch, draw_length
+from training.clips import load_clips
 from training.muon import Muon
 from training.precision import mixed_precision
-from training.render import CLIPS, HELD_OUT_EVERY
-from training.text import embed_captions, pad
+from training.reading import teach
+from training.render import CLIPS
 
 MODEL = Path("models/diorama")
 CACHE = Path("training/cache")
 CHANNELS = LATENT_CHANNELS
-WINDOWS = ((1, 0.55, 0.05), (4, 0.25, 0.10), (8, 0.12, 0.25), (16, 0.08, 0.60))
-"""(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
-CAPTION_DROPOUT = 0.1
 FIRST_FRAME_SHARE = 0.25
-EMA = 0.999
+SIDES_SHARE = 0.15
+"""Of the layout expert's batches: pairs that their captions' left and right tell apart (`training/batches.py`)."""
+CONTRASTS_SHARE = 0.12
+"""The same for distance, colour and camera together."""
+CONTRAST_SIGMA = 0.9
+"""The least of those batches: with less noise the clip shows what the caption says."""
 SIGMA_FLOOR = 0.3
 HIGH_SIGMA = 0.85
 RATES = (2.5, 1.0)
@@ -82,14 +89,20 @@ class Expert:
     """Of the logit of sigma."""
     high_share: float
     """Of samples at sigma above HIGH_SIGMA, where a prompt becomes a layout."""
+    contrasts: bool
+    """Whether contrast batches are for it: it makes the layout, and so what a caption says of it."""
     least: float
     most: float
     """Sigma stays between: where the expert serves (`BOUNDARY` in libs/families/diorama), and a little beyond."""
 
 
 EXPERTS = {
-    "transformer": Expert(7, 8, 2, 32, "clean", centre=0.5, spread=1.2, high_share=0.35, least=0.45, most=1.0),
-    "transformer_2": Expert(4, 6, 1, 16, "velocity", centre=0.0, spread=1.2, high_share=0.0, least=0.0, most=0.6),
+    "transformer": Expert(
+        7, 8, 2, 32, "clean", centre=0.5, spread=1.2, high_share=0.35, contrasts=True, least=0.45, most=1.0
+    ),
+    "transformer_2": Expert(
+        4, 6, 1, 16, "velocity", centre=0.0, spread=1.2, high_share=0.0, contrasts=False, least=0.0, most=0.6
+    ),
 }
 """By subfolder of the model."""
 
@@ -123,67 +136,28 @@ def build(expert: Expert) -> SanaVideoTransformer3DModel:
     return model
 
 
-@dataclass
-class Clips:
-    latents: Tensor
-    """(clips, C, 16, 16, 16) float16."""
-    stills: Tensor
-    """(clips, C, 16, 16, 16): every fourth frame encoded as a first frame."""
-    captions: list[list[str]]
-    embeds: dict[str, np.ndarray]
-
-    def window(self, index: int, start: int, length: int) -> Tensor:
-        """A clip that begins at frame 4 * start: (C, length, 16, 16) float32."""
-        first = self.stills[index, :, start : start + 1]
-        return torch.cat([first, self.latents[index, :, start + 1 : start + length]], dim=1).float()
-
-
-def load_clips(held_out: bool = False) -> Clips:
-    paths = [p for p in sorted(CLIPS.glob("[0-9]*.npz")) if ".tmp" not in p.name]
-    paths = [p for p in paths if (int(p.stem) % HELD_OUT_EVERY == 0) == held_out]
-    latents, stills, captions = [], [], []
-    for path in paths:
-        with np.load(path) as clip:
-            latents.append(torch.from_numpy(clip["latents"]))
-            stills.append(torch.from_numpy(clip["still_latents"]))
-            captions.append(json.loads(str(clip["meta"]))["captions"])
-    embeds = embed_captions({text for texts in captions for text in texts})
-    return Clips(torch.stack(latents), torch.stack(stills), captions, embeds)
-
-
-def draw_batch(clips: Clips, rng: np.random.Generator, frames: int, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents (B, C, frames, 16, 16), of ``most`` frames together, embeddings (B, L, 384) and their mask."""
-    size = max(1, most // frames)
-    windows, texts = [], []
-    for index in rng.integers(len(clips.captions), size=size):
-        windows.append(clips.window(index, int(rng.integers(16 - frames + 1)), frames))
-        text = "" if rng.random() < CAPTION_DROPOUT else str(rng.choice(clips.captions[index]))
-        texts.append(clips.embeds[text])
-    return torch.stack(windows), *pad(texts)
-
-
-def flow_loss(
-    expert: Expert, model: torch.nn.Module, latents: Tensor, embeds: Tensor, mask: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Flow matching (Lipman et al. 2022), sigma from `draw_sigma`.
+def flow_loss(expert: Expert, model: torch.nn.Module, drawn: Batch, generator: torch.Generator) -> Tensor:
+    """Flow matching (Lipman et al. 2022), sigma from `draw_sigma`; both samples of a pair are given the same noise.
 
     The loss is the velocity's. Of predicted clean latents that is v = (x_t - x_0) / sigma, with sigma at least
     SIGMA_FLOOR, or rare nearly clean samples would drown the rest of a small batch.
     """
+    latents = drawn.latents
     batch, _, frames, height, width = latents.shape
-    noise = torch.randn(latents.shape, generator=generator)
-    sigma = draw_sigma(expert, batch, generator)
+    noise = torch.randn((batch + 1) // 2, *latents.shape[1:], generator=generator).repeat_interleave(2, 0)[:batch]
+    sigma = draw_contrast_sigma(batch, generator) if drawn.contrast else draw_sigma(expert, batch, generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None, None])
     condition = torch.zeros(batch, 1 + CHANNELS, frames, height, width)
     given = (torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE) & (frames > 1)
+    given &= not drawn.contrast
     condition[given, 0, 0] = 1.0
     condition[given, 1:, 0] = latents[given, :, 0]
     place = position_channels(frames, height, width).expand(batch, -1, -1, -1, -1)
     predicted = model(
         torch.cat([noisy, condition, place], dim=1),
-        encoder_hidden_states=embeds,
+        encoder_hidden_states=drawn.embeds,
         timestep=sigma * 1000,
-        encoder_attention_mask=mask,
+        encoder_attention_mask=drawn.mask,
         return_dict=False,
     )[0].float()
     if expert.predicts == "velocity":
@@ -200,15 +174,15 @@ def draw_sigma(expert: Expert, batch: int, generator: torch.Generator) -> Tensor
     return torch.where(torch.rand(batch, generator=generator) < expert.high_share, high, usual)
 
 
+def draw_contrast_sigma(batch: int, generator: torch.Generator) -> Tensor:
+    """(batch,) from CONTRAST_SIGMA to 1; the samples of a pair have one in common."""
+    sigma = 1 - (1 - CONTRAST_SIGMA) * torch.rand((batch + 1) // 2, generator=generator)
+    return sigma.repeat_interleave(2)[:batch]
+
+
 def learning_rate(peak: float, step: int, spent: float) -> float:
     """Warm-up over 100 steps, flat, then linear to zero over the last 60 % of the time."""
     return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.01, (1 - spent) / 0.6))
-
-
-def draw_length(rng: np.random.Generator, spent: float) -> int:
-    """Latent frames of the next batch's windows; ``spent``: share of the training that is done, 0 to 1."""
-    shares = [begin + spent * (end - begin) for _, begin, end in WINDOWS]
-    return int(rng.choice([frames for frames, _, _ in WINDOWS], p=np.array(shares) / sum(shares)))
 
 
 def _optimizers(model: torch.nn.Module, peak: float) -> tuple[Muon, torch.optim.AdamW]:
@@ -219,32 +193,48 @@ def _optimizers(model: torch.nn.Module, peak: float) -> tuple[Muon, torch.optim.
     return Muon([named[n] for n in hidden], lr=peak), torch.optim.AdamW(rest, peak, (0.9, 0.98), weight_decay=0.0)
 
 
-def train(name: str, minutes: float, peak: float, limit: float, *, further: bool = False) -> None:
+def train(
+    name: str,
+    minutes: float,
+    peak: float,
+    limit: float,
+    *,
+    further: bool = False,
+    sides: float = SIDES_SHARE,
+    contrasts: float = CONTRASTS_SHARE,
+) -> None:
     """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run.
 
-    ``further``: where there is no checkpoint, from the model folder's weights and not from nothing.
+    ``further``: where there is no checkpoint, from the model folder's weights and not from nothing. ``sides`` and
+    ``contrasts``: shares of the batches, for an expert that has such ones.
     """
     expert = EXPERTS[name]
     model, average = build(expert), build(expert)
     if further:
         model.load_state_dict(SanaVideoTransformer3DModel.from_pretrained(MODEL / name).state_dict())
+    if not checkpoint(name).exists():
+        teach(model)
     use_quick_attention(model)
     use_quick_feed_forward(model)
     average.load_state_dict(model.state_dict())
     optimizers = _optimizers(model, peak)
     step, seconds = _resume(checkpoint(name), model, average, optimizers)
-    clips = load_clips()
+    clips = load_clips(CLIPS, MODEL / "vae")
+    contrasted = Contrasts(clips, sides, contrasts) if expert.contrasts else Contrasts(clips, 0.0, 0.0)
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
-    print(f"{name}: {len(clips.captions)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
+    print(f"{name}: {len(clips.described)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
     begun, first = time.monotonic(), step
     last = saved = begun
     losses: list[float] = []
     while seconds < minutes * 60 and time.monotonic() - begun < limit * 60:
         spent = seconds / (minutes * 60)
         rate = learning_rate(peak, step, spent)
-        latents, embeds, mask = draw_batch(clips, rng, draw_length(rng, spent), expert.frames_a_batch)
+        if attribute := contrasted.choose(rng):
+            batch = contrasted.draw(rng, attribute, expert.frames_a_batch)
+        else:
+            batch = draw_batch(clips, rng, draw_length(rng, spent), expert.frames_a_batch)
         with mixed_precision():
-            loss = flow_loss(expert, model, latents, embeds, mask, generator)
+            loss = flow_loss(expert, model, batch, generator)
         model.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
@@ -252,9 +242,8 @@ def train(name: str, minutes: float, peak: float, limit: float, *, further: bool
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
             optimizer.step()
-        decay = min(EMA, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay(step + 1))
         step, losses = step + 1, [*losses[-199:], float(loss.detach())]
         now = time.monotonic()
         seconds, last = seconds + now - last, now
@@ -320,11 +309,23 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1e9, help="minutes of this run")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--further", action="store_true", help="begin with the weights of models/diorama")
+    parser.add_argument("--sides", type=float, default=SIDES_SHARE, help="share of batches for left and right")
+    parser.add_argument(
+        "--contrasts", type=float, default=CONTRASTS_SHARE, help="share of those for distance, colour and camera"
+    )
     arguments = parser.parse_args()
     if arguments.part == "export":
         export()
     else:
-        train(arguments.expert, arguments.minutes, arguments.rate, arguments.limit, further=arguments.further)
+        train(
+            arguments.expert,
+            arguments.minutes,
+            arguments.rate,
+            arguments.limit,
+            further=arguments.further,
+            sides=arguments.sides,
+            contrasts=arguments.contrasts,
+        )
 
 
 if __name__ == "__main__":

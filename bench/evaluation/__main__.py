@@ -19,6 +19,7 @@ from bench.evaluation.asked import inside, outside
 from bench.evaluation.clips import make
 from bench.evaluation.figures import Seen, figures_of
 from bench.evaluation.first_frame import kept
+from bench.evaluation.layers import layers
 from bench.evaluation.page import write_page
 from bench.evaluation.picture import Probes
 from bench.results import Results, show, write
@@ -39,7 +40,8 @@ def main() -> None:
     first = kept(asked[:: max(1, len(asked) // 14)], sampler, sampling, SEED)
     synchrony = hearing.synchrony(arguments.sounds, 61)
     space = hearing.space(arguments.sounds, 61)
-    results = figures_of(Seen(made, first, synchrony, space, Probes()))
+    layered = layers(arguments.sounds // 2, 61)
+    results = figures_of(Seen(made, first, synchrony, space, layered, Probes()))
     results = Results(results.figures, {"sampling": vars(sampling), "seed": SEED, **results.details})
     show("evaluation", results, Console())
     write("evaluation", results, arguments.out)
@@ -51,7 +53,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m bench.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=4, help="grammar prompts of each family")
-    parser.add_argument("--outside", type=int, default=60, help="prompts outside the grammar")
+    parser.add_argument("--outside", type=int, help="prompts outside the grammar (default: all)")
     parser.add_argument("--sounds", type=int, default=48, help="rendered pictures that are sounded")
     parser.add_argument("--frames", type=int, default=29, help="of each clip, 1 + 4 k")
     parser.add_argument("--steps", type=int, default=25)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import scene_classes, sound_classes
-from bench.evaluation import motion
+from bench.evaluation import camera, motion
 from bench.evaluation.clips import Made, rendered
 from bench.evaluation.first_frame import Kept
 from bench.evaluation.hearing import Space, Synchrony
+from bench.evaluation.layers import Layers
 from bench.evaluation.motion import Motion
-from bench.evaluation.picture import ATTRIBUTES, Probes, frechet, mentioned
+from bench.evaluation.picture import ATTRIBUTES, Probes, frechet
 from bench.results import Figure, Results
 
 OTHER_SEED = 1_009
@@ -29,6 +30,7 @@ class Seen:
     first_frame: Kept
     synchrony: Synchrony
     space: Space
+    layers: Layers
     probes: Probes
 
 
@@ -36,21 +38,23 @@ def figures_of(seen: Seen) -> Results:
     named = [_named(one) for one in seen.made]
     inside = [one for one in seen.made if one.asked.kind == "grammar"]
     obeyed, mistaken = _attributes(seen.made, seen.probes)
+    moves, mistaken_moves = _camera(seen.made)
     figures = [
         *_top_one(named),
         *_frechet(inside),
         *obeyed,
+        *moves,
         *_motion(inside),
         Figure("first_frame.psnr", seen.first_frame.to_given, "dB"),
         Figure("first_frame.psnr_limit", seen.first_frame.limit, "dB"),
         Figure("first_frame.below_limit", seen.first_frame.limit - seen.first_frame.to_given, "dB", "≤ 1"),
         Figure("first_frame.psnr_to_redrawn", seen.first_frame.to_redrawn, "dB"),
-        *_hearing(seen.synchrony, seen.space),
+        *_hearing(seen.synchrony, seen.space, seen.layers),
     ]
     details = {
         "mistaken_scenes": _mistaken(named, lambda clip: clip["scene"]),
         "mistaken_sounds": _mistaken(named, lambda clip: clip["sound"]),
-        "mistaken_attributes": mistaken,
+        "mistaken_attributes": mistaken | mistaken_moves,
         "clips": named,
     }
     return Results(figures, details)
@@ -114,14 +118,14 @@ def _attributes(made: Sequence[Made], probes: Probes) -> tuple[list[Figure], dic
     right: dict[str, list[bool]] = {attribute: [] for attribute in (*ATTRIBUTES, "negative_prompt")}
     mistaken: Counter[str] = Counter()
     for one in made:
-        family, spec = one.asked.families[0], one.asked.spec
+        family = one.asked.families[0]
         if one.asked.refused_time and probes.tells(family, "time_of_day"):
             told = probes.of(one.clip.frames, family, "time_of_day")
             right["negative_prompt"].append(told != one.asked.refused_time)
         for attribute in ATTRIBUTES:
-            if spec is None or not probes.tells(family, attribute) or not mentioned(one.asked.prompt, spec, attribute):
+            if attribute not in one.asked.says or not probes.tells(family, attribute):
                 continue
-            told, said = probes.of(one.clip.frames, family, attribute), getattr(spec, attribute)
+            told, said = probes.of(one.clip.frames, family, attribute), one.asked.says[attribute]
             right[attribute].append(told == said)
             if told != said:
                 mistaken[f"{family}: {said} as {told}"] += 1
@@ -132,6 +136,29 @@ def _attributes(made: Sequence[Made], probes: Probes) -> tuple[list[Figure], dic
     ]
     limits = [Figure(f"obeyed.{name}.rendered", share, "share") for name, share in probes.rendered_right.items()]
     return [*figures, *limits], dict(mistaken.most_common())
+
+
+def _camera(made: Sequence[Made]) -> tuple[list[Figure], dict[str, int]]:
+    """Shares of clips whose camera moves as their prompt says, and that stand still where neither prompt nor
+    description has a move; a prompt that leaves its description's move out asks for nothing."""
+    asked = [
+        one for one in made if "camera" in one.asked.says or one.asked.spec is None or one.asked.spec.camera == "still"
+    ]
+    told = [(camera.told(one.clip.frames), one.asked.says.get("camera", "still"), one) for one in asked]
+    like = [(camera.told(one.like.frames), one.asked.spec.camera) for one in made if one.like and one.asked.spec]
+    obeyed = {
+        "obeyed.camera": [move == said for move, said, _ in told if said != "still"],
+        "obeyed.camera.still": [move == said for move, said, _ in told if said == "still"],
+        "obeyed.camera.rendered": [move == said for move, said in like if said != "still"],
+        "obeyed.camera.still.rendered": [move == said for move, said in like if said == "still"],
+    }
+    figures = [
+        Figure(name, _share(hits), "share", "≥ 0.70" if name == "obeyed.camera" else "")
+        for name, hits in obeyed.items()
+        if hits
+    ]
+    mistaken = Counter(f"{one.asked.families[0]}: {said} as {move}" for move, said, one in told if move != said)
+    return figures, dict(mistaken.most_common())
 
 
 def _motion(inside: Sequence[Made]) -> list[Figure]:
@@ -151,7 +178,7 @@ def _motion(inside: Sequence[Made]) -> list[Figure]:
     ]
 
 
-def _hearing(synchrony: Synchrony, space: Space) -> list[Figure]:
+def _hearing(synchrony: Synchrony, space: Space, layers: Layers) -> list[Figure]:
     return [
         Figure("synchrony.offset", synchrony.own, "frames", "≤ 1"),
         Figure("synchrony.offset_of_strangers", synchrony.strangers, "frames"),
@@ -161,6 +188,9 @@ def _hearing(synchrony: Synchrony, space: Space) -> list[Figure]:
         Figure("synchrony.events", synchrony.events, "count"),
         Figure("space.balance_with_position", space.correlation, "correlation", "≥ 0.8"),
         Figure("space.near_over_far", space.near_over_far, "dB", "≥ 4"),
+        Figure("layers.nearer_louder", layers.nearer_louder, "share", "≥ 0.90"),
+        Figure("layers.nearer_louder.rendered", layers.rendered, "share"),
+        Figure("layers.front_over_back", layers.difference, "dB"),
     ]
 
 

@@ -12,7 +12,7 @@ from scipy.signal import find_peaks
 from bench.evaluation.clips import Shown, heard, rendered
 from libs.families.diorama.vocoder import COLUMNS_PER_FRAME, analyse
 from training.captions import caption
-from training.scenes import FAMILIES, sample_spec
+from training.scenes import FAMILIES, sample_spec, varied
 from training.scenes.base import SIDE_POSITION, SceneSpec
 from training.sound_report import level
 
@@ -98,14 +98,20 @@ def space(clips: int, frames: int) -> Space:
     rng = np.random.default_rng(SEED + 1)
     places, balances, differences = [], [], []
     for family in _turns([name for name in FAMILIES if "side" in FAMILIES[name].VARIES], clips):
-        spec = sample_spec(rng, family)
+        spec = _varying(rng, family, "side")
         places.append(SIDE_POSITION[spec.side])
         balances.append(balance(_heard(spec, frames, rng)))
     for family in _turns([name for name in FAMILIES if "distance" in FAMILIES[name].VARIES], clips):
-        spec = sample_spec(rng, family)
+        spec = _varying(rng, family, "distance")
         near, far = (level(_heard(replace(spec, distance=where), frames, rng)) for where in ("near", "far"))  # type: ignore[arg-type]
         differences.append(near - far)
     return Space(len(places), float(np.corrcoef(places, balances)[0, 1]), float(np.median(differences)))
+
+
+def _varying(rng: np.random.Generator, family: str, attribute: str) -> SceneSpec:
+    """A description in which the attribute matters: of rain over another scene it may not."""
+    spec = sample_spec(rng, family)
+    return spec if attribute in varied(spec) else replace(spec, background=None)
 
 
 def balance(sound: NDArray[np.float32]) -> float:

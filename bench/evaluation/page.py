@@ -19,7 +19,8 @@ OPENING = """# Evaluation
 Written by `make eval` for the weights in this folder; `evaluation.json` has every clip. `bench/evaluation/` says what
 the figures mean, in a file a subject. Scenes and sounds are named by classifiers that were trained on rendered clips
 alone, attributes told by probes fitted to rendered clips; `rendered` is what rendered clips reach, the most to be had.
-Synchrony and space are measured with the trained sound on rendered pictures, where moment and place are known.
+Synchrony, space and layers are measured with the trained sound on rendered pictures, where moment, place and the parts
+of the sound are known. A camera's move is told by which move explains best how the picture changed.
 
 """
 CLOSING = """

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
 from bench.evaluation.clips import rendered, small
-from training.captions import DISTANCE_PHRASES, OWN_SIDE_PHRASES, SIDE_PHRASES, TIME_PHRASES
-from training.scenes import FAMILIES, TIMES, sample_spec
+from training.scenes import FAMILIES, VEILS, sample_spec
 from training.scenes.base import SceneSpec
 
-ATTRIBUTES = ("time_of_day", "side", "distance")
+ATTRIBUTES = ("time_of_day", "side", "distance", "colour")
 DIMENSIONS = 32
 """Of the features' principal components that are compared: fewer than there are clips."""
 PROBE_SEED = 4_711
 PROBE_FRAMES = 9
+COLOUR_FRAMES = 25
+"""Of fireworks, fewer may show none."""
+HUES = 18
 
 
 def frechet(made: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
@@ -30,17 +33,6 @@ def frechet(made: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     root = linalg.sqrtm(spread_a @ spread_b).real
     gap = a.mean(axis=0) - b.mean(axis=0)
     return float(gap @ gap + np.trace(spread_a + spread_b - 2 * root))
-
-
-def mentioned(prompt: str, spec: SceneSpec, attribute: str) -> bool:
-    """Whether the prompt says what the description's attribute is."""
-    phrases = {
-        "time_of_day": TIME_PHRASES,
-        "side": OWN_SIDE_PHRASES.get(spec.family, SIDE_PHRASES),
-        "distance": DISTANCE_PHRASES,
-    }[attribute]
-    said = prompt.lower()
-    return any(phrase.lower() in said for phrase in phrases[getattr(spec, attribute)])
 
 
 @dataclass(frozen=True)
@@ -62,31 +54,44 @@ class Probes:
     One probe a family and attribute, because the left of a fire is not the left of a moon.
     """
 
-    def __init__(self, clips_a_family: int = 120) -> None:
+    def __init__(self, clips_a_family: int = 120, families: Collection[str] = tuple(FAMILIES)) -> None:
         self._probes: dict[tuple[str, str], _Classes] = {}
         right: dict[str, list[bool]] = {attribute: [] for attribute in ATTRIBUTES}
         for number, family in enumerate(FAMILIES):
-            rng = np.random.default_rng([PROBE_SEED, number])
-            specs = [sample_spec(rng, family) for _ in range(clips_a_family)]
-            seen = np.stack([look(rendered(spec, PROBE_FRAMES).frames) for spec in specs])
-            for attribute in ATTRIBUTES:
-                if _choices(family, attribute) < 2:
-                    continue
-                labels = [getattr(spec, attribute) for spec in specs]
-                cut = 3 * len(specs) // 4
-                probe = _fit(seen[:cut], labels[:cut])
-                right[attribute] += [
-                    probe.name(one) == label for one, label in zip(seen[cut:], labels[cut:], strict=True)
-                ]
-                self._probes[family, attribute] = _fit(seen, labels)
-        self.rendered_right = {attribute: float(np.mean(hits)) for attribute, hits in right.items()}
+            if family in families:
+                self._fit_family(family, _specs(family, number, clips_a_family), right)
+        self.rendered_right = {attribute: float(np.mean(hits)) for attribute, hits in right.items() if hits}
         """Share of rendered clips, not fitted to, of which each attribute is told rightly: the most to be had."""
+
+    def _fit_family(self, family: str, specs: Sequence[SceneSpec], right: dict[str, list[bool]]) -> None:
+        count = COLOUR_FRAMES if "colour" in FAMILIES[family].VARIES else PROBE_FRAMES
+        clips = [rendered(spec, count).frames for spec in specs]
+        cut = 3 * len(specs) // 4
+        for attribute in ATTRIBUTES:
+            labels = [getattr(spec, attribute) for spec in specs]
+            if len(set(labels)) < 2:
+                continue
+            seen = np.stack([_seen(frames, attribute) for frames in clips])
+            probe = _fit(seen[:cut], labels[:cut])
+            right[attribute] += [probe.name(one) == label for one, label in zip(seen[cut:], labels[cut:], strict=True)]
+            self._probes[family, attribute] = _fit(seen, labels)
 
     def tells(self, family: str, attribute: str) -> bool:
         return (family, attribute) in self._probes
 
     def of(self, frames: NDArray[np.uint8], family: str, attribute: str) -> str:
-        return self._probes[family, attribute].name(look(frames))
+        return self._probes[family, attribute].name(_seen(frames, attribute))
+
+
+def _specs(family: str, number: int, count: int) -> list[SceneSpec]:
+    """Descriptions of the family's own scenes, not of what it rains on."""
+    rng = np.random.default_rng([PROBE_SEED, number])
+    drawn = (sample_spec(rng, family) for _ in repeat(None))
+    return list(islice((spec for spec in drawn if family not in VEILS or spec.background is None), count))
+
+
+def _seen(frames: NDArray[np.uint8], attribute: str) -> NDArray[np.float32]:
+    return hues(frames) if attribute == "colour" else look(frames)
 
 
 def look(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -96,10 +101,18 @@ def look(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([tiny.mean(axis=0).ravel(), 4 * motion.ravel()]).astype(np.float32)
 
 
-def _choices(family: str, attribute: str) -> int:
-    if attribute not in FAMILIES[family].VARIES:
-        return 1
-    return len(TIMES.get(family, ("day", "sunset", "night"))) if attribute == "time_of_day" else 2
+def hues(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How much of a clip's colour has which hue, from red by green and blue to red, shares of all colour: (HUES,).
+
+    A pixel counts by the square of its chroma: what is vivid, as the subject of a coloured scene is, counts most.
+    """
+    pixels = small(frames[:COLOUR_FRAMES]).reshape(-1, 3) / 255
+    chroma = pixels.max(axis=1) - pixels.min(axis=1)
+    red, green, blue = pixels.T
+    angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+    where = (angle / (2 * np.pi) * HUES + 0.5) % HUES
+    counted = np.bincount(where.astype(int), chroma**2, HUES)
+    return (counted / max(counted.sum(), 1e-6)).astype(np.float32)
 
 
 def _fit(seen: NDArray[np.float32], labels: Sequence[str]) -> _Classes:

@@ -41,14 +41,14 @@ class RowsTransformer(nn.Module):
         self.config: Any = inner.config
         self.dtype: torch.dtype = getattr(inner, "dtype", torch.float32)
         self.device = torch.device("cpu")  # where the loop's tensors are; the model may move them
-        self._inner = inner
+        self.inner = inner
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002  # diffusers' caches are not used
         return nullcontext()
 
     def forward(self, **inputs: Any) -> Any:  # noqa: ANN401  # as the family's transformer
         rows = len(inputs["encoder_hidden_states"])
-        return self._inner(**{name: _repeated(value, rows) for name, value in inputs.items()})
+        return self.inner(**{name: _repeated(value, rows) for name, value in inputs.items()})
 
 
 def _one(batches: list[BlockState], names: Iterable[str]) -> list[BlockState]:

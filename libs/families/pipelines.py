@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from libs.families.diorama.denoising import to_uint8
 from libs.families.guidance import BatchedGuidance, RowsTransformer
-from libs.families.loading import Lazy
+from libs.families.loading import Lazy, LazyModel
+from libs.families.lora import by_transformer, fused, read_lora
 from libs.families.modular import Components, Module, SchedulerMixin
+from libs.families.remote import RemoteTransformer
 from libs.families.step import LoopState, OnStep
 from libs.families.step_cache import StepCache
 from libs.families.stopping import LoopStopped
@@ -120,6 +122,30 @@ class DenoisePipeline:
         except LoopStopped as stopped:
             raise stopped.cause from None
         return _to_numpy(outputs)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the transformers are in this process, so that there can be twins of them."""
+        return not any(
+            isinstance(self._components[name].inner, RemoteTransformer) for name in self._family.transformers
+        )
+
+    def with_lora(self, data: bytes, scale: float) -> DenoisePipeline:
+        """A twin whose transformers have the LoRA in the safetensors file ``data`` in their weights, 0 to 2 times.
+
+        What the LoRA does not change is shared. Raises FailedPrecondition LORA_UNUSABLE or LORA_UNFITTING.
+        """
+        twin = copy.copy(self)
+        twin._components = dict(self._components)
+        for name, layers in by_transformer(read_lora(data, self._family.lora), self._family.transformers).items():
+            twin._components[name] = RowsTransformer(fused(self.transformer(name), layers, scale))
+            twin._components[name].dtype = self._components[name].dtype
+        return twin
+
+    def transformer(self, name: str) -> nn.Module:
+        """The model itself, loaded."""
+        inner: nn.Module = self._components[name].inner
+        return inner.load() if isinstance(inner, LazyModel) else inner
 
     def _caches(self) -> dict[str, StepCache]:
         """Of one run: what they remember is its own."""

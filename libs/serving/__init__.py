@@ -11,6 +11,17 @@ from libs.serving.stage import Cancelled, Done, Heartbeat, Progress, RecordingSt
 from libs.serving.status import error_from_rpc, status_of
 from libs.serving.telemetry import configure_logging
 from libs.serving.tls import Reloading, TlsFiles
+from libs.serving.traces import (
+    SpanKind,
+    child_of,
+    describe,
+    event,
+    finished_span,
+    span,
+    trace_metadata,
+    traceparent,
+    tracing,
+)
 
 __all__ = [
     "Admit",
@@ -24,17 +35,26 @@ __all__ = [
     "Reloading",
     "RunningServer",
     "ServiceSettings",
+    "SpanKind",
     "Stage",
     "TlsFiles",
     "caller",
+    "child_of",
     "configure_logging",
+    "describe",
     "error_from_rpc",
+    "event",
+    "finished_span",
     "in_passing_thread",
     "open_channel",
     "run_stage",
     "running",
     "serve",
+    "span",
     "status_of",
     "stop_stage",
     "telling_pod_cost",
+    "trace_metadata",
+    "traceparent",
+    "tracing",
 ]

@@ -1,4 +1,7 @@
-"""What happens around every call of every service; outside in: figures, errors, readiness, admission, validation."""
+"""What happens around every call of every service.
+
+Outside in: trace, figures, errors, readiness, admission, validation.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ from weakref import WeakKeyDictionary
 import grpc
 import protovalidate
 from google.protobuf.message import Message
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from soundstage.artifact.v1 import artifact_pb2
 
 from libs.errors import FieldViolation, Internal, InvalidRequest, SoundstageError, Unavailable
 from libs.serving.around import AroundInterceptor, Call
 from libs.serving.status import DETAILS_KEY, status_of
+from libs.serving.traces import SpanKind, child_of, describe, fail, is_tracing, span
 
 __all__ = [
     "ErrorInterceptor",
@@ -24,6 +30,7 @@ __all__ = [
     "MetricsInterceptor",
     "ReadyInterceptor",
     "RedMetrics",
+    "TracingInterceptor",
     "ValidationInterceptor",
 ]
 
@@ -80,6 +87,36 @@ class MetricsInterceptor(AroundInterceptor):
             self._metrics.handled.labels(call.service, call.method, code).inc()
 
 
+class TracingInterceptor(AroundInterceptor):
+    """A span for each call, within the caller's where its metadata have a `traceparent`; none for health checks."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        if not is_tracing() or call.service.startswith("grpc."):
+            yield
+            return
+        metadata = dict(call.context.invocation_metadata() or ())
+        parent = child_of(str(metadata.get("traceparent", "")))
+        with span(f"{call.service}/{call.method}", parent=parent, kind=SpanKind.SERVER):
+            _describe_attempt(call.request)
+            cut_off = True
+            try:
+                yield
+                cut_off = False
+            except Exception:
+                cut_off = False
+                raise
+            finally:
+                code = _code_when_cut_off(call) if cut_off else _code_of(call)
+                trace.get_current_span().set_attribute("rpc.response.status_code", code)
+
+
+def _describe_attempt(request: object) -> None:
+    attempt = getattr(request, "attempt", None)
+    if isinstance(attempt, artifact_pb2.Attempt):
+        describe(tenant=attempt.tenant, video_id=attempt.video_id, attempt_id=attempt.attempt)
+
+
 def _code_of(call: Call) -> str:
     """The code the call ended with. grpc.aio gives 0, a number or a StatusCode."""
     code: object = call.context.code()
@@ -91,6 +128,10 @@ def _code_of(call: Call) -> str:
 def _code_when_cut_off(call: Call) -> str:
     remaining_seconds = call.context.time_remaining()
     return "CANCELLED" if remaining_seconds is None or remaining_seconds > 0 else "DEADLINE_EXCEEDED"
+
+
+_FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
+"""Of ours: the server, not its caller, is to blame."""
 
 
 class ErrorInterceptor(AroundInterceptor):
@@ -118,6 +159,7 @@ def _names(call: Call) -> dict[str, str]:
 async def _abort(call: Call, error: SoundstageError) -> None:
     status = status_of(error)
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    fail(error.reason, is_fault=code in _FAULTS)
     await call.context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 

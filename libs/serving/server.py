@@ -24,6 +24,7 @@ from libs.serving.interceptors import (
     MetricsInterceptor,
     ReadyInterceptor,
     RedMetrics,
+    TracingInterceptor,
     ValidationInterceptor,
 )
 from libs.serving.settings import ServiceSettings
@@ -133,7 +134,13 @@ def _server(
 ) -> grpc.aio.Server:
     max_message_bytes = settings.max_message_mib * 1024 * 1024
     return grpc.aio.server(
-        interceptors=[MetricsInterceptor(metrics), ErrorInterceptor(), *doors, ValidationInterceptor()],
+        interceptors=[
+            TracingInterceptor(),
+            MetricsInterceptor(metrics),
+            ErrorInterceptor(),
+            *doors,
+            ValidationInterceptor(),
+        ],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),

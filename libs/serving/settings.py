@@ -28,7 +28,7 @@ class ServiceSettings(BaseSettings):
     """Port of `GET /metrics` for Prometheus; 0 chooses a free one."""
 
     grace_seconds: float = Field(default=20.0, ge=0)
-    """How long calls in flight may go on after SIGTERM; keep it 15 s below the pod's terminationGracePeriodSeconds."""
+    """How long calls in flight may go on after SIGTERM; keep it 20 s below the pod's terminationGracePeriodSeconds."""
 
     max_message_mib: int = Field(default=16, ge=1, le=256)
     """Largest message received or sent, in MiB. Tensors and media never travel in messages."""
@@ -38,6 +38,12 @@ class ServiceSettings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged."""
+
+    otlp_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """Collector of traces, OTLP over HTTP: `http://collector:4318`. Empty: none are made."""
+
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the traces that are kept; where a caller's own trace goes on, that says whether."""
 
     artifacts_url: str = Field(default_factory=lambda: Path(".state/artifacts").resolve().as_uri())
     """The artifact store: `file:///folder`, `s3://bucket?endpoint=host:port&secure=false&region=us-east-1` or `memory://name`."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from libs.serving.settings import ServiceSettings
+from libs.serving.traces import trace_ids
 
 __all__ = ["JsonFormatter", "configure_logging"]
 
@@ -21,7 +22,7 @@ _INDISCREET = ("aiosqlite", "sqlalchemy.engine")
 
 
 class JsonFormatter(logging.Formatter):
-    """One line a record: time (RFC 3339, UTC), level, service, logger, message, the record's extras, exception."""
+    """One line a record: time (RFC 3339, UTC), level, service, logger, message, trace (if any), extras, exception."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -34,6 +35,7 @@ class JsonFormatter(logging.Formatter):
             "service": self._service,
             "logger": record.name,
             "message": record.getMessage(),
+            **trace_ids(),
         }
         for name, value in vars(record).items():
             if name not in _STANDARD and name not in line:

@@ -9,7 +9,7 @@ from soundstage.audio.v1 import audio_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, load_sound, use_threads
-from libs.serving import Endpoint, configure_logging, in_passing_thread, serve
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve, tracing
 from services.audio.metrics import AudioMetrics
 from services.audio.servicer import SERVICE_NAME, AudioServicer
 from services.audio.settings import AudioSettings
@@ -36,7 +36,9 @@ async def main() -> None:
         models = catalog.names() if settings.warm_models is None else settings.warm_models
         await in_passing_thread(synthesizer.warm, models)
 
-    await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_AudioServiceServicer_to_server)], start=start)
+    endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_AudioServiceServicer_to_server)
+    with tracing(settings, "audio"):
+        await serve(settings, [endpoint], start=start)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from libs.catalog import Catalog
 from libs.errors import FailedPrecondition, Internal
 from libs.families import PipelineCache
 from libs.families.sounding import Intent, JointSound, SoundPipeline
-from libs.serving import Stage
+from libs.serving import Stage, span
 from services.audio.flac import SAMPLE_RATE, write_flac
 from services.audio.measure import Measures, check, limit, measure
 from services.audio.metrics import AudioMetrics
@@ -90,14 +90,16 @@ class Synthesizer:
         return Synthesized(ref, measure(sound, SAMPLE_RATE), load_seconds)
 
     def _load(self, model: str) -> tuple[SoundPipeline | JointSound, float]:
-        pipeline, seconds = self._pipelines.get(self._catalog.get(model))
+        with span("load", model=model):
+            pipeline, seconds = self._pipelines.get(self._catalog.get(model))
         if seconds > 0:
             self._metrics.loaded(model, seconds)
         return pipeline, seconds
 
     def _read(self, ref: Ref, path: Path, stage: Stage) -> Picture:
         self._store.get_file(ref, path)
-        return read_picture(path, max_bytes=self._max_picture_bytes, raise_if_cancelled=stage.raise_if_cancelled)
+        with span("read picture"):
+            return read_picture(path, max_bytes=self._max_picture_bytes, raise_if_cancelled=stage.raise_if_cancelled)
 
     def _maker(self, pipeline: SoundPipeline | JointSound, job: SynthesizeJob) -> _Make:
         if isinstance(pipeline, JointSound):
@@ -110,7 +112,8 @@ class Synthesizer:
 
     def _sound(self, make: _Make, picture: Picture, job: SynthesizeJob) -> NDArray[np.float32]:
         began = time.perf_counter()
-        sound = make(picture)
+        with span("synthesize", model=job.model, frames=len(picture.frames)):
+            sound = make(picture)
         self._metrics.synthesized(job.model, time.perf_counter() - began)
         try:
             check(sound, picture.num_samples, silent=job.intent == "silent")

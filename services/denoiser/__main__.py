@@ -9,9 +9,10 @@ from soundstage.denoiser.v1 import denoiser_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, use_threads
-from libs.serving import Endpoint, configure_logging, in_passing_thread, serve, telling_pod_cost
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve, telling_pod_cost, tracing
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
+from services.denoiser.loras import Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.servicer import SERVICE_NAME, DenoiserServicer
 from services.denoiser.settings import DenoiserSettings
@@ -31,7 +32,8 @@ async def main() -> None:
     async with opened_loader(settings, catalog) as load:
         metrics = DenoiserMetrics()
         checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-        denoiser = Denoiser(store, catalog, PipelineCache(load), metrics, checkpoints, settings.capacity)
+        loras = Loras(store, settings.lora_limits)
+        denoiser = Denoiser(store, catalog, PipelineCache(load), metrics, checkpoints, loras, settings.capacity)
         servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
 
         async def start() -> None:
@@ -41,7 +43,8 @@ async def main() -> None:
 
         endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
         async with telling_pod_cost(settings.pod_name):
-            await serve(settings, [endpoint], start=start, ending=checkpoints.hurry)
+            with tracing(settings, "denoiser"):
+                await serve(settings, [endpoint], start=start, ending=checkpoints.hurry)
 
 
 if __name__ == "__main__":

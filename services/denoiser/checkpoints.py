@@ -183,11 +183,12 @@ class Keeper:
 
 
 def fingerprint_of(job: DenoiseJob, model_dir: Path, cache_threshold: float) -> str:
-    """Equal for attempts whose latents are equal: the same request, model files and versions of what computes."""
+    """Equal for attempts whose latents are equal: the same request, LoRA, model files and versions of what computes."""
     files = sorted((str(path.relative_to(model_dir)), path.stat().st_size) for path in model_dir.rglob("*.*"))
     request = [job.width, job.height, job.num_frames, job.fps, job.num_inference_steps, job.guidance_scale, job.seed]
     versions = version("diffusers"), version("torch")
     facts = [job.model, files, job.conditioning.sha256, request, cache_threshold, versions]
+    facts += job.lora.facts if job.lora else ()
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

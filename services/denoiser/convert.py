@@ -11,6 +11,7 @@ from libs.artifacts import prefix_from_proto, ref_from_proto, ref_to_proto
 from libs.serving import Done, Heartbeat
 from services.denoiser.checkpoints import Written
 from services.denoiser.denoise import Denoised, DenoiseJob, Preview, Queued, StepDone
+from services.denoiser.loras import Lora
 
 __all__ = ["job_from_proto", "response_to_proto"]
 
@@ -31,6 +32,7 @@ def job_from_proto(request: pb.DenoiseRequest) -> DenoiseJob:
         priority=request.priority or pb.PRIORITY_STANDARD,
         deadline=request.deadline.ToNanoseconds() / 1e9 if request.HasField("deadline") else math.inf,
         checkpoint=ref_from_proto(request.checkpoint) if request.HasField("checkpoint") else None,
+        lora=Lora(ref_from_proto(request.lora.artifact), request.lora.scale) if request.HasField("lora") else None,
     )
 
 

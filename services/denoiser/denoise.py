@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from libs.artifacts import AttemptPrefix, Ref, Store, get_tensors, put_tensors
 from libs.catalog import Catalog, ModelCard
 from libs.errors import ResourceExhausted
 from libs.families import LoopState, PipelineCache, Step, steps_done
-from libs.serving import Stage
+from libs.serving import Stage, event, span
 from libs.triton import Call, calling
 from services.denoiser.checkpoints import Checkpoints, Keeper, fingerprint_of
 from services.denoiser.limits import check_limits
 from services.denoiser.line import Line, Place, Urgency
+from services.denoiser.loras import Lora, Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.preview import to_jpeg
 
@@ -43,6 +45,7 @@ class DenoiseJob:
     priority: int
     deadline: float
     checkpoint: Ref | None = None
+    lora: Lora | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Denoiser:
         pipelines: PipelineCache[DenoisePipeline],
         metrics: DenoiserMetrics,
         checkpoints: Checkpoints,
+        loras: Loras,
         capacity: Capacity,
     ) -> None:
         self._store = store
@@ -97,6 +101,7 @@ class Denoiser:
         self._pipelines = pipelines
         self._metrics = metrics
         self._checkpoints = checkpoints
+        self._loras = loras
         self._capacity = capacity
         self._places, self._turns = Line(capacity.active), Line(capacity.steps_at_once)
 
@@ -108,27 +113,31 @@ class Denoiser:
     def denoise(self, job: DenoiseJob, stage: Stage) -> Denoised:
         """Write `latents.safetensors`, going on from the newest checkpoint of an earlier attempt.
 
-        Raises NotFound, InvalidRequest, FailedPrecondition (the conditioning or the given checkpoint is missing,
-        altered or does not fit), ResourceExhausted, and what the store raises.
+        Raises NotFound, InvalidRequest, FailedPrecondition (the conditioning, the LoRA or the given checkpoint is
+        missing, altered or does not fit), ResourceExhausted, and what the store raises.
         """
         card = self._catalog.get(job.model)
         check_limits(job, card)
         self._refuse_a_crowd()
         urgency = Urgency(job.priority, job.deadline)
         with (
-            Place(self._places, urgency, stage.raise_if_cancelled, lambda before: stage.emit(Queued(before))),
+            Place(self._places, urgency, stage.raise_if_cancelled, lambda before: _queued(before, stage)),
             self._metrics.at_work(),
+            self._pipeline(card, job, stage) as (pipeline, load_seconds),
         ):
             conditioning = get_tensors(self._store, job.conditioning)
-            pipeline, load_seconds = self._load(card)
             fingerprint = fingerprint_of(job, card.path, pipeline.cache_threshold)
             resume, keeper = self._resume(job, fingerprint), self._checkpoints.keeper(job, fingerprint)
-            stage.emit(StepDone(steps_done(resume) if resume else 0, job.num_inference_steps, 0.0))
+            done_before = steps_done(resume) if resume else 0
+            stage.emit(StepDone(done_before, job.num_inference_steps, 0.0))
             began = time.perf_counter()
             with (
-                Place(self._turns, urgency, stage.raise_if_cancelled) as turn,
+                span("denoise", model=card.name, steps=job.num_inference_steps, steps_before=done_before),
+                Place(self._turns, urgency, stage.raise_if_cancelled, _waits_for_its_turn) as turn,
                 calling(Call(stage.raise_if_cancelled)),
             ):
+                if resume:
+                    event("resumed", step=done_before)
                 tensors = pipeline(
                     conditioning,
                     width=job.width,
@@ -152,8 +161,10 @@ class Denoiser:
         written = keeper.after(step)
         turn.give()
         self._metrics.stepped(job.model, step.seconds)
+        event("step", step=step.index, seconds=step.seconds)
         stage.emit(StepDone(step.index, step.total, step.seconds))
         if written is not None:
+            event("checkpoint", step=written.step)
             stage.emit(written)
         if step.preview is not None:
             stage.emit(Preview(step.index, to_jpeg(step.preview)))
@@ -176,8 +187,26 @@ class Denoiser:
                 max_waiting_videos=str(self._capacity.waiting),
             )
 
+    @contextmanager
+    def _pipeline(self, card: ModelCard, job: DenoiseJob, stage: Stage) -> Iterator[tuple[DenoisePipeline, float]]:
+        """With the job's LoRA in its weights, and the seconds that loading took."""
+        base, seconds = self._load(card)
+        with self._loras.on(card, base, job.lora, stage.raise_if_cancelled) as (pipeline, more_seconds):
+            yield pipeline, seconds + more_seconds
+
     def _load(self, card: ModelCard) -> tuple[DenoisePipeline, float]:
-        pipeline, seconds = self._pipelines.get(card)
+        with span("load", model=card.name):
+            pipeline, seconds = self._pipelines.get(card)
         if seconds > 0:
             self._metrics.loaded(card.name, seconds)
         return pipeline, seconds
+
+
+def _queued(before: int, stage: Stage) -> None:
+    event("queued", before=before)
+    stage.emit(Queued(before))
+
+
+def _waits_for_its_turn(before: int) -> None:
+    """Others step first: before its first step, or as it yields to a more urgent video."""
+    event("preempted", before=before)

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from libs.serving import ServiceSettings
 from services.denoiser.checkpoints import CheckpointPolicy
 from services.denoiser.denoise import Capacity
+from services.denoiser.loras import LoraLimits
 
 __all__ = ["DenoiserSettings"]
 
@@ -52,6 +53,13 @@ class DenoiserSettings(ServiceSettings):
     """A transformer call is left out when its output would differ from the last one by less than this share, as far as
     can be estimated; 0 leaves none out. At 0.1 Diorama takes 0.6 of the time, at 42 dB to all calls."""
 
+    loras_kept: int = Field(default=2, ge=1, le=100)
+    """Models with a LoRA in their weights in memory at most, those at work included; a video that needs one more waits.
+    Each may need nearly as much as the model itself, beside the model."""
+
+    lora_most_mib: int = Field(default=1024, ge=1, le=16_384)
+    """Largest LoRA file; while it is read, it is in memory twice."""
+
     triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Where the transformer runs: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
     every model that is not named. A model without any: in this process."""
@@ -68,6 +76,10 @@ class DenoiserSettings(ServiceSettings):
     @property
     def capacity(self) -> Capacity:
         return Capacity(self.max_active_videos, self.max_waiting_videos, self.steps_at_once)
+
+    @property
+    def lora_limits(self) -> LoraLimits:
+        return LoraLimits(self.loras_kept, self.lora_most_mib)
 
     @property
     def checkpoint_policy(self) -> CheckpointPolicy:

@@ -9,7 +9,7 @@ from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, load_encode, load_sentences, use_threads
-from libs.serving import Endpoint, configure_logging, in_passing_thread, serve
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve, tracing
 from services.encoder.embed import Embedder
 from services.encoder.encode import Encoder
 from services.encoder.metrics import EncoderMetrics
@@ -40,7 +40,9 @@ async def main() -> None:
         await in_passing_thread(encoder.warm, models)
         await in_passing_thread(embedder.warm)
 
-    await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_EncoderServiceServicer_to_server)], start=start)
+    endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_EncoderServiceServicer_to_server)
+    with tracing(settings, "encoder"):
+        await serve(settings, [endpoint], start=start)
 
 
 if __name__ == "__main__":

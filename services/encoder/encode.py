@@ -14,7 +14,7 @@ from libs.artifacts import AttemptPrefix, Ref, Store, put_tensors
 from libs.catalog import Catalog, ModelCard
 from libs.errors import FieldViolation, InvalidRequest
 from libs.families import PipelineCache
-from libs.serving import Stage
+from libs.serving import Stage, span
 from services.encoder.metrics import EncoderMetrics
 from services.encoder.picture import ImageLimits, read_image
 
@@ -75,7 +75,8 @@ class Encoder:
         pipeline, load_seconds = self._load(card)
         stage.progress(2, _TOTAL_STEPS)
         began = time.perf_counter()
-        tensors = pipeline(job.prompt, job.negative_prompt, image, job.width, job.height, job.num_frames)
+        with span("encode", model=card.name, with_image=image is not None):
+            tensors = pipeline(job.prompt, job.negative_prompt, image, job.width, job.height, job.num_frames)
         self._metrics.encoded(card.name, time.perf_counter() - began, with_image=image is not None)
         stage.raise_if_cancelled()
         conditioning = put_tensors(self._store, job.prefix.key("conditioning.safetensors"), tensors)
@@ -93,7 +94,8 @@ class Encoder:
         return read_image(self._store.get(image), image.media_type, self._image_limits)
 
     def _load(self, card: ModelCard) -> tuple[EncodePipeline, float]:
-        pipeline, seconds = self._pipelines.get(card)
+        with span("load", model=card.name):
+            pipeline, seconds = self._pipelines.get(card)
         if seconds > 0:
             self._metrics.loaded(card.name, seconds)
         return pipeline, seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from libs.serving import configure_logging, serve
+from libs.serving import configure_logging, serve, tracing
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import Gateway
 
@@ -13,7 +13,8 @@ async def main() -> None:
     settings = GatewaySettings()
     configure_logging(settings, "gateway")
     gateway = Gateway(settings)
-    await serve(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop)
+    with tracing(settings, "gateway"):
+        await serve(settings, gateway.endpoints, start=gateway.start, stop=gateway.stop)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from services.gateway.dispatcher import Dispatcher
 from services.gateway.records import Records
 from services.gateway.retries import WORKER_LOST, Retries, too_deadly
 from services.gateway.stages import Finished, Job, Previewed, Progressed, StageClient, StageEvent
+from services.gateway.trace import attempt_span, call_span, video_span
 from services.gateway.video import Stage, StageTiming, State, Status, Video, VideoError, VideoKey
 from services.gateway.workflow import (
     LONGEST_WAIT_SECONDS,
@@ -115,8 +116,18 @@ class VideoActivities:
         await conclude(self._records, self._attempts, conclusion.key, conclusion.error)
         with suppress(Unavailable):
             await self._dispatcher.dispatch()
+        if conclusion.traceparent:
+            await self._tell_trace(conclusion)
+
+    async def _tell_trace(self, conclusion: Conclusion) -> None:
+        with suppress(NotFound, Unavailable):
+            video_span(await self._records.get(conclusion.key), conclusion.traceparent)
 
     async def _stage(self, stage: Stage, given: StageInput) -> StageOutput:
+        with attempt_span(stage, given.key, given.traceparent, activity.info().attempt):
+            return await self._reported(stage, given)
+
+    async def _reported(self, stage: Stage, given: StageInput) -> StageOutput:
         """One attempt: refuses for a video at its end, gives the earlier result if there is one, else does the work."""
         heartbeats = asyncio.create_task(_beat())
         attempt = _attempt_id(stage)
@@ -200,8 +211,9 @@ class VideoActivities:
 
     async def _work(self, stage: Stage, job: Job) -> Output:
         start_time, began = datetime.now(UTC), time.monotonic()
-        async with aclosing(self._stages[stage].run(job)) as events:
-            finished = await self._follow(job, events)
+        with call_span(stage, job.attempt):
+            async with aclosing(self._stages[stage].run(job)) as events:
+                finished = await self._follow(job, events)
         return Output(
             refs=finished.refs,
             start_time=start_time,

@@ -9,12 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from soundstage.video.v1 import video_pb2 as pb
 
+from libs.artifacts import ref_from_proto, ref_to_proto
 from libs.catalog import ModelCard
 from services.gateway.price import MILLI
 from services.gateway.prompts import Analysis, Motion
 from services.gateway.records import Filter, Quota
 from services.gateway.video import (
     AudioIntent,
+    LoraRequest,
     Preset,
     Priority,
     Spec,
@@ -64,7 +66,13 @@ def request_from_proto(message: pb.CreateVideoRequest) -> VideoRequest:
         request_id=message.request_id.lower(),
         priority=PRIORITY_FROM_PROTO.get(message.priority, Priority.STANDARD),
         deadline=message.deadline.ToDatetime(tzinfo=UTC) if message.HasField("deadline") else None,
+        lora=lora_from_proto(spec.lora) if spec.HasField("lora") else None,
     )
+
+
+def lora_from_proto(message: pb.Lora) -> LoraRequest:
+    artifact = ref_from_proto(message.artifact) if message.HasField("artifact") else None
+    return LoraRequest(message.file, artifact, message.scale if message.HasField("scale") else 1.0)
 
 
 def filter_from_proto(message: pb.ListVideosRequest) -> Filter:
@@ -121,6 +129,7 @@ def spec_to_proto(spec: Spec) -> pb.VideoSpec:
         seed=spec.seed,
         preset=PRESET[spec.preset],
         audio_intent=AUDIO_INTENT[spec.audio_intent],
+        lora=pb.Lora(artifact=ref_to_proto(spec.lora.ref), scale=spec.lora.scale) if spec.lora else None,
     )
 
 

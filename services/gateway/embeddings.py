@@ -12,7 +12,7 @@ from soundstage.encoder.v1 import encoder_pb2 as pb
 from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 
 from libs.errors import FailedPrecondition, SoundstageError, Unavailable
-from libs.serving import error_from_rpc
+from libs.serving import error_from_rpc, trace_metadata
 
 TEXTS_AT_ONCE = 64
 """Much fewer than `Embed` takes: one call must not keep the encoder from its videos for long."""
@@ -36,7 +36,9 @@ class GrpcEmbedder:
 
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         try:
-            answer = await self._stub.Embed(pb.EmbedRequest(texts=texts), timeout=self._timeout_seconds)
+            answer = await self._stub.Embed(
+                pb.EmbedRequest(texts=texts), timeout=self._timeout_seconds, metadata=trace_metadata()
+            )
         except grpc.aio.AioRpcError as error:
             raise _away(error_from_rpc(error)) from error
         return np.array([embedding.values for embedding in answer.embeddings], np.float32)

@@ -6,13 +6,13 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TypeVar
 
 from libs.catalog import Catalog, ModelCard
 from libs.errors import FieldViolation, InvalidRequest, NotFound
-from services.gateway.video import Preset, Spec, VideoRequest
+from services.gateway.video import Lora, Preset, Spec, VideoRequest
 
 Number = TypeVar("Number", int, float)
 
@@ -22,9 +22,14 @@ TOLERANCE = 1e-6
 
 
 def request_hash(request: VideoRequest) -> str:
-    """SHA-256 over everything the caller chose, apart from the request id; the image counts by its own SHA-256."""
-    fields = asdict(request)
-    del fields["request_id"]
+    """SHA-256 over everything the caller chose, apart from the request id; image and LoRA count by their own SHA-256.
+
+    What came to be after the first version counts only where it is chosen: a repeat may reach a newer version.
+    """
+    fields = asdict(replace(request, lora=None))
+    del fields["request_id"], fields["lora"]
+    if request.lora is not None:
+        fields["lora"] = [request.lora.sha256, request.lora.scale]
     fields["image"] = hashlib.sha256(request.image).hexdigest() if request.image else ""
     fields["deadline"] = request.deadline.isoformat() if request.deadline else None
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -46,7 +51,10 @@ def resolve(
     now: datetime,
     draw_seed: Callable[[], int] = lambda: secrets.randbelow(MAX_SEED + 1),
 ) -> Spec:
-    """Raises InvalidRequest with one violation for every field that must change."""
+    """Raises InvalidRequest with one violation for every field that must change.
+
+    A LoRA that came as a file is not in the spec until it lies in the store.
+    """
     violations = list(_violations(request, card, now))
     if violations:
         raise InvalidRequest(*violations)
@@ -70,6 +78,7 @@ def resolve(
         preset=request.preset,
         audio_intent=request.audio_intent,
         joint_audio=card.joint_audio,
+        lora=Lora(request.lora.artifact, request.lora.scale) if request.lora and request.lora.artifact else None,
     )
 
 

@@ -19,7 +19,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from libs.errors import Unavailable
-from libs.serving import Reloading, TlsFiles
+from libs.serving import Reloading, TlsFiles, traceparent
 from services.gateway.video import Priority, Video, VideoKey
 from services.gateway.workflow import MakeVideo, VideoWork
 
@@ -117,7 +117,7 @@ class TemporalRunner:
         try:
             await self._connected.start_workflow(
                 MakeVideo.run,
-                VideoWork(video.key.tenant, video.key.video_id, self._worker_silence_seconds),
+                VideoWork(video.key.tenant, video.key.video_id, self._worker_silence_seconds, traceparent()),
                 id=video.key.video_id,
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

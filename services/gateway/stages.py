@@ -27,9 +27,9 @@ from soundstage.muxer.v1 import muxer_pb2, muxer_pb2_grpc
 
 from libs.artifacts import Ref, ref_from_proto, ref_to_proto
 from libs.errors import SoundstageError, Unavailable
-from libs.serving import error_from_rpc
+from libs.serving import error_from_rpc, trace_metadata
 from services.gateway.retries import STAGE_LOST, STAGE_SILENT
-from services.gateway.video import AudioIntent, Priority, Spec, Stage, VideoKey
+from services.gateway.video import AudioIntent, Lora, Priority, Spec, Stage, VideoKey
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class GrpcStage:
 
     def __init__(
         self,
-        rpc: Callable[[Any], grpc.aio.UnaryStreamCall[Any, Any]],
+        rpc: Callable[..., grpc.aio.UnaryStreamCall[Any, Any]],
         request: Callable[[Job], Any],
         outputs: tuple[str, ...],
         stop: Stop,
@@ -151,7 +151,11 @@ class GrpcStage:
         self._silence_seconds = silence_seconds
 
     async def run(self, job: Job) -> AsyncGenerator[StageEvent, None]:
-        call, heard, over = _Call(self._rpc(self._request(job)), self._silence_seconds), False, False
+        call, heard, over = (
+            _Call(self._rpc(self._request(job), metadata=trace_metadata()), self._silence_seconds),
+            False,
+            False,
+        )
         away_seconds = STOP_AWAY_SECONDS
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
@@ -291,7 +295,7 @@ def grpc_stages(channels: StageChannels, silence_seconds: float = SILENCE_SECOND
 
 def _stop(rpc: Callable[..., Awaitable[Any]], request: Callable[..., Any]) -> Stop:
     async def stop(attempt: artifact_pb2.Attempt) -> bool:
-        answer = await rpc(request(attempt=attempt), timeout=STOP_CALL_SECONDS)
+        answer = await rpc(request(attempt=attempt), timeout=STOP_CALL_SECONDS, metadata=trace_metadata())
         return bool(answer.at_work)
 
     return stop
@@ -326,6 +330,7 @@ def denoise_request(job: Job) -> denoiser_pb2.DenoiseRequest:
         seed=spec.seed,
         preview_every_steps=job.preview_every_steps,
         priority=DENOISER_PRIORITY[job.priority],
+        lora=None if spec.lora is None else _lora(spec.lora),
     )
     if job.deadline is not None:
         request.deadline.FromDatetime(job.deadline)
@@ -376,6 +381,10 @@ AUDIO_INTENT = {
     AudioIntent.EFFECTS: audio_pb2.AUDIO_INTENT_EFFECTS,
     AudioIntent.SILENT: audio_pb2.AUDIO_INTENT_SILENT,
 }
+
+
+def _lora(lora: Lora) -> denoiser_pb2.Lora:
+    return denoiser_pb2.Lora(artifact=ref_to_proto(lora.ref), scale=lora.scale)
 
 
 def _attempt(job: Job) -> artifact_pb2.Attempt:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from libs.errors import SoundstageError, Unavailable
+from libs.serving import span
 from services.gateway import metrics, states
 from services.gateway.attempts import Attempts
 from services.gateway.concluding import conclude
@@ -65,7 +66,8 @@ class Sweeper:
             return
         work = await self._runner.state(video.key)
         if work is Work.MISSING and video.status.state is State.QUEUED:
-            await self._runner.start(video)
+            with span("start", tenant=video.key.tenant, video_id=video.key.video_id):
+                await self._runner.start(video)
             self._note(video, "started")
         elif work is not Work.RUNNING:
             await self._end(video, "ended")

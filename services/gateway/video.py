@@ -6,6 +6,7 @@ everything that changes while it is made. `status_to_json` and `spec_to_json` gi
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -68,6 +69,19 @@ class VideoKey:
 
 
 @dataclass(frozen=True)
+class LoraRequest:
+    """A file as it came, or one that lies in the store, which leaves `file` empty; `scale` is 0 to 2."""
+
+    file: bytes = b""
+    artifact: Ref | None = None
+    scale: float = 1.0
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.file).hexdigest() if self.artifact is None else self.artifact.sha256
+
+
+@dataclass(frozen=True)
 class VideoRequest:
     """What the caller asked for; None means left out. `image` holds the bytes as they came, empty for none."""
 
@@ -87,6 +101,7 @@ class VideoRequest:
     request_id: str = ""
     priority: Priority = Priority.STANDARD
     deadline: datetime | None = None
+    lora: LoraRequest | None = None
 
 
 class Shape(NamedTuple):
@@ -97,6 +112,14 @@ class Shape(NamedTuple):
     width: int
     height: int
     num_inference_steps: int
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A safetensors file, and how strongly it changes the model's weights, 0 to 2."""
+
+    ref: Ref
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -117,6 +140,7 @@ class Spec:
     preset: Preset
     audio_intent: AudioIntent
     joint_audio: bool = False
+    lora: Lora | None = None
 
     @property
     def shape(self) -> Shape:
@@ -211,12 +235,17 @@ class Video:
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
-    return asdict(spec)
+    """Without a LoRA no word of it, so that processes of the version before can read it."""
+    data = asdict(spec)
+    if spec.lora is None:
+        del data["lora"]
+    return data
 
 
 def spec_from_json(data: dict[str, Any]) -> Spec:
     enums = {"preset": Preset(data["preset"]), "audio_intent": AudioIntent(data["audio_intent"])}
-    return Spec(**{**data, **enums})
+    lora = data.get("lora")
+    return Spec(**{**data, **enums, "lora": lora and Lora(Ref(**lora["ref"]), lora["scale"])})
 
 
 def ref_to_json(ref: Ref | None) -> dict[str, Any] | None:

@@ -17,11 +17,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from libs.artifacts import AttemptPrefix, Ref, Store
+from libs.artifacts import TENSORS_MEDIA_TYPE, AttemptPrefix, Ref, Store
 from libs.catalog import Catalog, ModelCard
 from libs.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidRequest, Unavailable
+from libs.serving import describe
 from services.gateway import metrics, states
 from services.gateway.images import Images
+from services.gateway.loras import check_lora
 from services.gateway.price import price_millicredits
 from services.gateway.progress import fraction
 from services.gateway.prompts import Analysis, PromptAnalyst, refused
@@ -31,7 +33,17 @@ from services.gateway.retention import Retention
 from services.gateway.runner import Runner, Work
 from services.gateway.safety import SafetyPolicy
 from services.gateway.standing import Expectations, Standing, Standings
-from services.gateway.video import Collected, State, Status, Video, VideoError, VideoKey, VideoRequest
+from services.gateway.video import (
+    Collected,
+    Lora,
+    LoraRequest,
+    State,
+    Status,
+    Video,
+    VideoError,
+    VideoKey,
+    VideoRequest,
+)
 from services.gateway.watches import Watches
 
 logger = logging.getLogger(__name__)
@@ -127,8 +139,9 @@ class Videos:
             return await self._repeated(earlier, hashed)
         video = await self._prepare(tenant, request, hashed)
         png = await self._images.clean(request.image) if request.image else b""
-        # Shielded: a caller who hangs up now must not leave an image without a record.
-        accepted, is_new = await asyncio.shield(asyncio.ensure_future(self._accept(video, png)))
+        describe(tenant=tenant, video_id=video.key.video_id)
+        # Shielded: a caller who hangs up now must not leave files without a record.
+        accepted, is_new = await asyncio.shield(asyncio.ensure_future(self._accept(video, png, request.lora)))
         if not is_new:
             return await self._repeated(accepted, hashed)
         return await self._view(await self._started(accepted))
@@ -212,6 +225,8 @@ class Videos:
         card = find_model(self._catalog, request.model, self._limits.default_model, "spec.model")
         spec = resolve(request, card, now)
         await self._check_safety(request)
+        if request.lora is not None:
+            await check_lora(self._store, tenant, request.lora)
         return Video(
             key=VideoKey(tenant, str(uuid.uuid4())),
             spec=spec,
@@ -234,17 +249,22 @@ class Videos:
                 violation = FieldViolation(field, verdict.reason)
                 raise InvalidRequest(violation, reason="PROMPT_REJECTED", category=verdict.category)
 
-    async def _put_image(self, key: VideoKey, png: bytes) -> Ref:
-        name = AttemptPrefix(key.tenant, key.video_id, "input", "first").key("first-frame.png")
-        return await asyncio.to_thread(self._store.put, name, png, "image/png")
+    async def _put_input(self, key: VideoKey, name: str, data: bytes, media_type: str) -> Ref:
+        within = AttemptPrefix(key.tenant, key.video_id, "input", "first").key(name)
+        return await asyncio.to_thread(self._store.put, within, data, media_type)
 
-    async def _accept(self, video: Video, png: bytes) -> tuple[Video, bool]:
-        """Stores image and record. If the record does not come to be, the image goes again."""
-        if not png:
+    async def _accept(self, video: Video, png: bytes, lora: LoraRequest | None) -> tuple[Video, bool]:
+        """Stores image, LoRA and record. If the record does not come to be, the files go again."""
+        if not png and not (lora and lora.file):
             return await self._records.accept(video)
         accepted = False
         try:
-            video = replace(video, image=await self._put_image(video.key, png))
+            if png:
+                image = await self._put_input(video.key, "first-frame.png", png, "image/png")
+                video = replace(video, image=image)
+            if lora and lora.file:
+                ref = await self._put_input(video.key, "lora.safetensors", lora.file, TENSORS_MEDIA_TYPE)
+                video = replace(video, spec=replace(video.spec, lora=Lora(ref, lora.scale)))
             stored, accepted = await self._records.accept(video)
         finally:
             if not accepted:

@@ -53,12 +53,15 @@ class VideoWork(VideoKey):
     """What a workflow is started with. A new field needs a default: running videos were started without it."""
 
     worker_silence_seconds: float = 20.0
+    traceparent: str = ""
+    """The span that asked for the video (`trace.py`)."""
 
 
 @dataclass(frozen=True)
 class StageInput:
     key: VideoKey
     inputs: dict[str, Ref] = field(default_factory=dict)
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class StageOutput:
 class Conclusion:
     key: VideoKey
     error: VideoError | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class MakeVideo:
     @workflow.run
     async def run(self, work: VideoWork) -> None:
         self._heartbeat_timeout = timedelta(seconds=work.worker_silence_seconds)
+        self._traceparent = work.traceparent
         key = VideoKey(work.tenant, work.video_id)
         try:
             refusal = await self._wait_for_place(key) if workflow.patched(QUEUED) else None
@@ -136,7 +141,7 @@ class MakeVideo:
         """A cancelled video's stage is waited for: it reports back once its work has stopped."""
         output: StageOutput = await workflow.execute_activity(
             stage.value,
-            StageInput(key, inputs),
+            StageInput(key, inputs, self._traceparent),
             result_type=StageOutput,
             start_to_close_timeout=STAGE_TIMEOUT,
             heartbeat_timeout=self._heartbeat_timeout,
@@ -149,7 +154,7 @@ class MakeVideo:
         """Local: it must not queue behind other videos' stages."""
         await workflow.execute_local_activity(
             "conclude",
-            Conclusion(key, error),
+            Conclusion(key, error, self._traceparent),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RECORD_RETRY,
         )

@@ -9,7 +9,7 @@ from soundstage.muxer.v1 import muxer_pb2_grpc as rpc
 from libs.artifacts import open_store
 from libs.catalog import Catalog
 from libs.families import PipelineCache, use_threads
-from libs.serving import Endpoint, configure_logging, in_passing_thread, serve
+from libs.serving import Endpoint, configure_logging, in_passing_thread, serve, tracing
 from services.muxer.metrics import MuxerMetrics
 from services.muxer.mux import Muxer
 from services.muxer.render import Renderer
@@ -48,7 +48,9 @@ async def main() -> None:
             models = catalog.names() if settings.warm_models is None else settings.warm_models
             await in_passing_thread(renderer.warm, models)
 
-        await serve(settings, [Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)], start=start)
+        endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)
+        with tracing(settings, "muxer"):
+            await serve(settings, [endpoint], start=start)
 
 
 if __name__ == "__main__":

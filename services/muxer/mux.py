@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.artifacts import AttemptPrefix, Ref, Store
-from libs.serving import Stage
+from libs.serving import Stage, span
 from services.muxer.child import MediaChild
 from services.muxer.metrics import MuxerMetrics
 
@@ -67,6 +67,7 @@ class Muxer:
                 raise_if_cancelled=stage.raise_if_cancelled,
             ) as child,
             self._metrics.gate(),
+            span("assemble"),
         ):
             result = child.result()
         self._metrics.muxed(time.perf_counter() - began)

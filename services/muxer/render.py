@@ -18,7 +18,7 @@ from libs.artifacts import AttemptPrefix, Ref, Store, get_tensors
 from libs.catalog import Catalog
 from libs.errors import FailedPrecondition
 from libs.families import PipelineCache
-from libs.serving import Stage
+from libs.serving import Stage, span
 from libs.triton import Call, calling
 from services.muxer.child import MediaChild
 from services.muxer.metrics import MuxerMetrics
@@ -86,7 +86,8 @@ class Renderer:
         return Rendered(picture, load_seconds)
 
     def _load(self, model: str) -> tuple[Decode, float]:
-        decode, seconds = self._pipelines.get(self._catalog.get(model))
+        with span("load", model=model):
+            decode, seconds = self._pipelines.get(self._catalog.get(model))
         if seconds > 0:
             self._metrics.loaded(model, seconds)
         return decode, seconds
@@ -95,14 +96,15 @@ class Renderer:
         done = 0
         with ExitStack() as stack:
             child: MediaChild | None = None
-            for chunk in chunks:
-                if child is None:
-                    child = stack.enter_context(self._child(path, job, chunk, stage))
-                child.write(np.ascontiguousarray(chunk).data.cast("B"))
-                done += len(chunk)
-                stage.progress(done, job.num_frames)
+            with span("decode", model=job.model, frames=job.num_frames):  # while the child encodes what it is given
+                for chunk in chunks:
+                    if child is None:
+                        child = stack.enter_context(self._child(path, job, chunk, stage))
+                    child.write(np.ascontiguousarray(chunk).data.cast("B"))
+                    done += len(chunk)
+                    stage.progress(done, job.num_frames)
             assert child is not None  # _exactly gives at least one chunk
-            with self._metrics.gate():
+            with self._metrics.gate(), span("encode"):  # the rest of it
                 child.result()
 
     def _child(self, path: Path, job: RenderJob, first: NDArray[np.uint8], stage: Stage) -> MediaChild:

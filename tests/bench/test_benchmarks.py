@@ -100,11 +100,11 @@ def verdict(family: str, scene: str, sound: str, outside: bool = False) -> Verdi
 
 
 def test_prompts_take_the_families_in_turn_and_end_outside_the_grammar() -> None:
-    prompts = list_prompts(42, 20)
+    prompts = list_prompts(3 * len(FAMILIES), 20)
     inside = [prompt.family for prompt in prompts if not prompt.outside_grammar]
     assert {inside.count(family) for family in FAMILIES} == {3}
-    assert [prompt.outside_grammar for prompt in prompts] == [False] * 42 + [True] * 20
-    assert prompts == list_prompts(42, 20)
+    assert [prompt.outside_grammar for prompt in prompts] == [False] * (3 * len(FAMILIES)) + [True] * 20
+    assert prompts == list_prompts(3 * len(FAMILIES), 20)
 
 
 def test_top1_counts_inside_and_outside_apart() -> None:

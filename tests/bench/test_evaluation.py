@@ -6,34 +6,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.evaluation import hearing, motion
-from bench.evaluation.asked import Asked, inside, outside
+from bench.evaluation import camera, hearing, layers, motion
+from bench.evaluation.asked import Asked, inside, outside, said
 from bench.evaluation.clips import Made, Shown, rendered
 from bench.evaluation.figures import Seen, figures_of
 from bench.evaluation.first_frame import Kept, psnr, redrawn
 from bench.evaluation.hearing import Space, Synchrony
+from bench.evaluation.layers import Layers
 from bench.evaluation.page import write_page
-from bench.evaluation.picture import Probes, frechet, mentioned
+from bench.evaluation.picture import Probes, frechet, hues
 from libs.families.diorama.autoencoder import AutoencoderDiorama
 from training.autoencoder import MODEL
 from training.captions import HELD_OUT_WORDS
-from training.scenes import FAMILIES
-from training.scenes.base import SceneSpec
+from training.scenes import FAMILIES, behind
+from training.scenes.base import Camera, SceneSpec
+from training.scenes.camera import MOVES
 
 
 @pytest.fixture(scope="module")
 def probes() -> Probes:
-    return Probes(clips_a_family=40)
+    return Probes(clips_a_family=40, families=("fire", "aurora", "fireworks"))
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def test_sixty_prompts_stand_outside_the_grammar_and_name_known_families() -> None:
+def test_prompts_stand_outside_the_grammar_and_name_what_is_known() -> None:
     prompts = outside()
-    assert len({one.prompt for one in prompts}) == 60
-    assert {family for one in prompts for family in one.families} <= set(FAMILIES)
-    assert {one.kind for one in prompts} == {"synonyms", "order", "mixed", "negation"}
+    assert len({one.prompt for one in prompts}) == len(prompts) >= 60
+    assert {family for one in prompts for family in one.families} == set(FAMILIES)
+    assert {one.kind for one in prompts} == {"synonyms", "order", "mixed", "negation", "colour", "camera"}
+    grammar = {one.prompt.lower() for one in inside(40)}
+    assert [one.prompt for one in prompts if one.kind != "negation" and one.prompt.lower() in grammar] == []
+    for one in prompts:
+        assert one.says.get("camera", MOVES[0]) in MOVES
+        colours = getattr(FAMILIES[one.families[0]], "COLOURS", ())
+        assert "colour" not in one.says or one.says["colour"] in colours
     assert len(outside(20)) == 20
 
 
@@ -87,7 +95,7 @@ def test_frechet_distance_of_like_sets_is_small_beside_that_of_unlike_ones() -> 
 
 
 def test_probes_tell_attributes_of_rendered_clips_they_were_not_fitted_to(probes: Probes) -> None:
-    assert min(probes.rendered_right.values()) > 0.75
+    assert min(probes.rendered_right.values()) > 0.7
     fire = SceneSpec("fire", time_of_day="night", side="left", seed=123)
     told = [
         probes.of(rendered(replace(fire, seed=seed, side=side), 9).frames, "fire", "side")  # type: ignore[arg-type]
@@ -98,10 +106,35 @@ def test_probes_tell_attributes_of_rendered_clips_they_were_not_fitted_to(probes
 
 
 def test_an_attribute_counts_only_where_the_prompt_names_it() -> None:
-    fire = SceneSpec("fire", time_of_day="night", side="left")
-    assert mentioned("A fire at night", fire, "time_of_day")
-    assert not mentioned("A fire at night", fire, "side")
-    assert mentioned("stars, the moon on the left side", SceneSpec("night_sky", side="left"), "side")
+    fire = SceneSpec("fire", time_of_day="night", side="left", camera="pan left")
+    assert said("A fire at night", fire) == {"time_of_day": "night"}
+    assert said("A fire on the left, panning left", fire) == {"side": "left", "camera": "pan left"}
+    assert said("stars, the moon on the left side", SceneSpec("night_sky", side="left")) == {"side": "left"}
+    assert said("red fireworks", SceneSpec("fireworks", colour="red")) == {"colour": "red"}
+    assert said("a fire on the left in the rain", SceneSpec("rain", background="fire", side="left")) == {}
+
+
+def test_probes_tell_the_colour_of_fireworks(probes: Probes) -> None:
+    for colour in ("red", "green", "blue", "golden"):
+        spec = SceneSpec("fireworks", time_of_day="night", colour=colour, seed=77)
+        assert probes.of(rendered(spec, 25).frames, "fireworks", "colour") == colour
+
+
+def test_hues_are_of_what_is_vivid() -> None:
+    frames = np.full((2, 64, 64, 3), (90, 90, 110), np.uint8)
+    frames[:, 20:30, 20:30] = (255, 0, 0)
+    assert hues(frames).argmax() == 0
+    assert hues(frames)[0] > 0.75
+    assert hues(frames).sum() == pytest.approx(1.0, abs=1e-5)
+
+
+# --- camera ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("move", ["still", *MOVES])
+def test_a_rendered_move_is_told(move: Camera) -> None:
+    assert camera.told(rendered(SceneSpec("fire", camera=move, seed=3), 29).frames) == move
+    assert camera.told(rendered(SceneSpec("meadow", camera=move, seed=4), 17).frames) == move
 
 
 # --- sound -----------------------------------------------------------------------------------------------------------
@@ -134,6 +167,24 @@ def test_the_trained_sound_begins_with_its_picture_and_not_with_another() -> Non
     assert found.own <= 1 < found.strangers
 
 
+def test_the_levels_of_two_sounds_are_found_in_their_sum() -> None:
+    spec = SceneSpec("fire", time_of_day="night", background="sea", seed=3)
+    front, back = rendered(replace(spec, background=None), 24).sound, rendered(behind(spec), 24).sound
+    for level in (0.2, 1.0):
+        truth = 10 * np.log10((level * front**2).mean() * level / (back**2).mean())
+        assert layers.front_over_back(level * front + back, front, back, 24) == pytest.approx(truth, abs=1.0)
+
+
+def test_a_sound_of_the_background_alone_has_no_louder_front() -> None:
+    def background_alone(frames: np.ndarray, prompt: str, seed: int) -> np.ndarray:
+        return rendered(SceneSpec("sea", time_of_day="night", distance="far", seed=seed), len(frames)).sound
+
+    found = layers.layers(2, 24, background_alone)
+    assert found.rendered == 1.0
+    assert found.nearer_louder < 1.0
+    assert found.difference < 3.0
+
+
 # --- first frame, table and page -------------------------------------------------------------------------------------
 
 
@@ -153,13 +204,17 @@ def test_the_page_shows_the_table_and_the_clips(probes: Probes, tmp_path: Path) 
         made.append(Made(one, rendered(one.spec, 13, other=3), like))
     strange = Asked("surf", ("sea",), "synonyms")
     made.append(Made(strange, Shown(np.zeros((13, 64, 64, 3), np.uint8), clicks(3, count=13)), None))
-    seen = Seen(made, Kept(30, 40, 31), Synchrony(9, 0.1, 4.0, 0.1, 1.0), Space(9, 0.9, 6.0), probes)
+    seen = Seen(
+        made, Kept(30, 40, 31), Synchrony(9, 0.1, 4.0, 0.1, 1.0), Space(9, 0.9, 6.0), Layers(9, 0.9, 1.0, 7.0), probes
+    )
     results = figures_of(seen)
     values = {figure.name: figure.value for figure in results.figures}
     assert values["scene_top1.grammar"] > 0.85
     assert values["scene_top1.outside_grammar"] == 0.0
     assert values["frechet.made"] < 10 * values["frechet.rendered"]
     assert 0.5 < values["motion.flicker"] < 2
+    assert values["obeyed.camera.still"] > 0.7
+    assert {"obeyed.colour.rendered", "layers.nearer_louder"} <= set(values)
     page = write_page(results, made, tmp_path).read_text()
     assert "| scene_top1.outside_grammar | 0 | share | ≥ 0.80 |" in page
     for sheet in ("evaluation_grammar.png", "evaluation_outside.png"):

@@ -62,6 +62,21 @@ def test_create_waits_and_brings_the_file(address: str, videos: FakeVideos, tmp_
     assert videos.requests[0].spec.image == b"png"
 
 
+def test_create_takes_a_lora_as_a_file_or_by_its_name(address: str, videos: FakeVideos, tmp_path: Path) -> None:
+    file, uri, sha256 = tmp_path / "style.safetensors", "s3://store/_loras/style.safetensors", "0" * 64
+    file.write_bytes(b"tensors")
+    named = ("--lora", uri, "--lora-sha256", sha256, "--lora-bytes", "7")
+    for arguments in (("--lora", str(file), "--lora-scale", "0.5"), named, ()):
+        result = run(address, "create", "a fire", *arguments)
+        assert result.exit_code == 0, result.output
+    sent, by_name, without = (request.spec for request in videos.requests)
+    assert (sent.lora.file, sent.lora.scale) == (b"tensors", 0.5)
+    artifact = by_name.lora.artifact
+    assert (artifact.uri, artifact.sha256, artifact.size_bytes) == (uri, sha256, 7)
+    assert not by_name.lora.HasField("scale")
+    assert not without.HasField("lora")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -69,6 +84,10 @@ def test_create_waits_and_brings_the_file(address: str, videos: FakeVideos, tmp_
         (["create", " "], 2, "PROMPT: write what the video should show"),
         (["create", "a fire", "--image", "/missing.png"], 2, "does not exist"),
         (["create", "a fire", "--preset", "quick"], 2, "fast"),
+        (["create", "a fire", "--lora", "/missing.safetensors"], 2, "does not exist"),
+        (["create", "a fire", "--lora", "s3://store/_loras/x.safetensors"], 2, "--lora-sha256 and --lora-bytes"),
+        (["create", "a fire", "--lora-bytes", "7"], 2, "belong to a URI"),
+        (["create", "a fire", "--lora-scale", "1"], 2, "there is no LoRA to scale"),
         (["get", "nothing"], 4, "there is no videos/nothing (VIDEO_NOT_FOUND)"),
         (["watch", "nothing"], 4, "there is no videos/nothing"),
     ],

@@ -64,6 +64,7 @@ TOGGLES: dict[str, dict[str, Mapping[str, Any]]] = {
         "oidc": {"auth": {"apiKeys": False, "oidc": {"issuer": "https://id.example", "audience": "soundstage"}}},
     },
     "network": {"policies": {}, "none": {"networkPolicy": {"enabled": False}}},
+    "traces": {"none": {}, "sent": {"tracing": {"endpoint": "http://otel.example:4318", "ratio": 0.1}}},
     "monitoring": {
         "none": {},
         "all": {"monitoring": {kind: {"enabled": True} for kind in ("serviceMonitor", "prometheusRule", "dashboards")}},

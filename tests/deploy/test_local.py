@@ -151,7 +151,7 @@ time.sleep(60)
     time.sleep(0.3)
     assert exists(child)
     parent.kill()
-    parent.wait(10)
+    parent.wait(60)
     parent.stdout.close()
     assert within(10, lambda: not exists(child))
 
@@ -273,7 +273,7 @@ def test_a_service_that_stays_silent_has_a_deadline(tmp_path: Path, monkeypatch:
 
 def test_stale_runs_are_stopped_and_removed(tmp_path: Path, begun: list[Process]) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait(10)
+    dead.wait(60)
     mine, stale = State(tmp_path / f"video-{os.getpid()}"), State(tmp_path / f"video-{dead.pid}")
     for state in (mine, stale):
         state.make_folders()

@@ -20,7 +20,7 @@ STORES: set[Arrow] = {(caller, "seaweedfs", 8333) for caller in ("gateway-api", 
     for caller in ("gateway-api", "gateway-worker")
     for store, port in (("postgresql", 5432), ("temporal", 7233))
 }
-PORTS = (50051, 9090, 8000, 8001, 8002, 5432, 7233, 8333, 9000, 443, 80, 6443)
+PORTS = (50051, 9090, 8000, 8001, 8002, 5432, 7233, 8333, 9000, 443, 80, 6443, 4318)
 PROMETHEUS, DNS, ANYWHERE = "prometheus", "dns", "anywhere"
 STRANGERS: dict[str, dict[str, Any]] = {
     PROMETHEUS: {"namespace": {"kubernetes.io/metadata.name": "monitoring"}, "labels": {}, "inside": True},
@@ -212,3 +212,21 @@ def test_the_denoiser_alone_reaches_kubernetes_to_tell_its_deletion_cost() -> No
     arrows = to_outside(render(values=merged(OUTSIDE, TOGGLES["deletion cost"]["told"])))
     assert {component for component, who, port in arrows if (who, port) == (ANYWHERE, 6443)} == {"denoiser"}
     assert 6443 not in {port for _, _, port in to_outside(render(values=OUTSIDE))}
+
+
+def test_every_service_reaches_the_collector_of_traces_if_there_is_one() -> None:
+    traced = merged(OUTSIDE, TOGGLES["traces"]["sent"])
+    more = to_outside(render(values=traced)) - to_outside(render(values=OUTSIDE))
+    assert more == {(c, who, 4318) for c in ("gateway-api", "gateway-worker", *STAGES) for who in STRANGERS}
+    assert inside(render(values=traced)) == inside(render(values=OUTSIDE))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"), [("http://otel/v1/traces", 80), ("https://otel", 443), ("https://otel:8002/", 8002)]
+)
+def test_the_collectors_port_is_the_endpoints(endpoint: str, port: int) -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "other"}}}]
+    values = merged(OUTSIDE, {"tracing": {"endpoint": endpoint}, "networkPolicy": {"otlp": {"to": peers}}})
+    before = to_outside(render(values=merged(values, {"tracing": {"endpoint": ""}})))
+    more = {arrow for arrow in to_outside(render(values=values)) - before if arrow[0] == "encoder"}
+    assert more == {("encoder", "neighbour", port)}

@@ -126,7 +126,7 @@ class _Denoiser(denoiser_pb2_grpc.DenoiserServiceServicer):
     scripts: StageServers
 
     async def Denoise(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
-        reads = [request.conditioning]
+        reads = [request.conditioning, *([request.lora.artifact] if request.HasField("lora") else [])]
         work = _work(self.store, self.scripts.denoise, request, "denoise", reads, ("latents.safetensors",))
         async for event in _events(work, request, denoiser_pb2.DenoiseResponse):
             yield event

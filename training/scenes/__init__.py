@@ -13,17 +13,25 @@ import numpy as np
 
 from training.scenes import (
     aurora,
+    balloon,
+    camera,
     clouds,
     fire,
+    fireflies,
     fireworks,
+    flag,
+    fountain,
     lava,
+    lighthouse,
     meadow,
     night_sky,
+    pendulum,
     pond,
     rain,
     sea,
     smoke,
     snow,
+    tornado,
     underwater,
     waterfall,
 )
@@ -44,6 +52,13 @@ FAMILIES: dict[str, Scene] = {
     "meadow": meadow,
     "underwater": underwater,
     "pond": pond,
+    "lighthouse": lighthouse,
+    "flag": flag,
+    "balloon": balloon,
+    "pendulum": pendulum,
+    "fountain": fountain,
+    "tornado": tornado,
+    "fireflies": fireflies,
 }
 
 
@@ -51,13 +66,27 @@ class _Foreground(Protocol):
     def render(self, spec: SceneSpec, canvas: Canvas, background: Clip | None = None) -> Clip: ...
 
 
-FOREGROUNDS: dict[str, _Foreground] = {"fire": fire, "fireworks": fireworks}
+FOREGROUNDS: dict[str, _Foreground] = {"balloon": balloon, "fire": fire, "fireworks": fireworks, "rain": rain}
 """Families that can stand before another one."""
 
-PAIRS = [("fire", "sea"), ("fireworks", "sea")]
+PAIRS = [
+    ("balloon", "meadow"),
+    ("balloon", "sea"),
+    ("fire", "sea"),
+    ("fire", "snow"),
+    ("fireworks", "sea"),
+    ("rain", "fire"),
+    ("rain", "meadow"),
+    ("rain", "pond"),
+    ("rain", "sea"),
+]
 """(front, background): the pairs that ``SceneSpec.background`` may name."""
 
+VEILS = frozenset({"rain"})
+"""Fronts that fall before the whole picture: what is behind one stays as near, and at the side, that the spec says."""
+
 BACKGROUND_PROBABILITY = 0.3
+CAMERA_PROBABILITY = 0.25
 
 TIMES: dict[str, tuple[str, ...]] = {
     "night_sky": ("night",),
@@ -67,6 +96,8 @@ TIMES: dict[str, tuple[str, ...]] = {
     "meadow": ("day", "sunset"),
     "underwater": ("day",),
     "pond": ("day",),
+    "tornado": ("day", "sunset"),
+    "fireflies": ("night",),
 }
 """Times of day at which a family is rendered; a family not named here is rendered at all three."""
 
@@ -80,15 +111,40 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def sample_spec(rng: np.random.Generator, family: str | None = None) -> SceneSpec:
-    """Draws a description: what the family does not vary keeps its default; backgrounds only from ``PAIRS``."""
+    """Draws a description: what its scenes do not vary keeps its default; backgrounds only from ``PAIRS``."""
     name = family or str(rng.choice(list(FAMILIES)))
-    varies = FAMILIES[name].VARIES
-    drawn = {key: str(rng.choice(values)) for key, values in CHOICES.items() if key in varies}
-    times = TIMES.get(name, ALL_TIMES if "time_of_day" in varies else ("day",))
     behind = [back for front, back in PAIRS if front == name]
     background = str(rng.choice(behind)) if behind and rng.random() < BACKGROUND_PROBABILITY else None
-    seed = int(rng.integers(2**31))
-    return SceneSpec(name, time_of_day=str(rng.choice(times)), background=background, seed=seed, **drawn)  # type: ignore[arg-type]
+    spec = SceneSpec(name, background=background)
+    varies = varied(spec)
+    drawn = {key: str(rng.choice(values)) for key, values in CHOICES.items() if key in varies}
+    drawn["time_of_day"] = str(rng.choice(times(spec)))
+    if "colour" in varies:
+        drawn["colour"] = str(rng.choice(FAMILIES[name].COLOURS))  # type: ignore[attr-defined]
+    if rng.random() < CAMERA_PROBABILITY:
+        drawn["camera"] = str(rng.choice(camera.MOVES))
+    return replace(spec, seed=int(rng.integers(2**31)), **drawn)  # type: ignore[arg-type]
+
+
+def varied(spec: SceneSpec) -> frozenset[str]:
+    """Names of the attributes that change this scene: of a veil its strength, and those of what is behind it."""
+    if spec.background is None or spec.family not in VEILS:
+        return FAMILIES[spec.family].VARIES
+    return FAMILIES[spec.background].VARIES | {"strength"}
+
+
+def times(spec: SceneSpec) -> tuple[str, ...]:
+    """Times of day at which the scene can be rendered: those that it and its background both know."""
+    known = [_times_of(name) for name in (spec.family, spec.background) if name and _depends_on_time(name)]
+    return tuple(time for time in ALL_TIMES if all(time in times for times in known)) if known else ("day",)
+
+
+def _depends_on_time(family: str) -> bool:
+    return family in TIMES or "time_of_day" in FAMILIES[family].VARIES
+
+
+def _times_of(family: str) -> tuple[str, ...]:
+    return TIMES.get(family, ALL_TIMES)
 
 
 def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256) -> Clip:
@@ -99,6 +155,9 @@ def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256
     if spec.family not in FAMILIES:
         raise ValueError(f"unknown family {spec.family!r}: use one of {', '.join(FAMILIES)}")
     canvas = Canvas(num_frames, fps, size, np.random.default_rng([spec.seed, zlib.crc32(spec.family.encode())]))
+    if spec.camera != "still":
+        scene = render(replace(spec, camera="still"), num_frames, fps, camera.large(size))
+        return camera.move(scene, spec, canvas)
     if spec.background is None:
         return FAMILIES[spec.family].render(spec, canvas)
     if (spec.family, spec.background) not in PAIRS:
@@ -107,6 +166,7 @@ def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256
 
 
 def behind(spec: SceneSpec) -> SceneSpec:
-    """The description of the background: the same light, further away, its own seed."""
+    """The description of the background: the same light, its own seed, further away unless the front is a veil."""
     assert spec.background is not None
-    return replace(spec, family=spec.background, background=None, distance="far", side="centre", seed=spec.seed + 7919)
+    back = replace(spec, family=spec.background, background=None, camera="still", seed=spec.seed + 7919)
+    return back if spec.family in VEILS else replace(back, distance="far", side="centre")

@@ -25,6 +25,7 @@ TimeOfDay = Literal["day", "sunset", "night"]
 Distance = Literal["near", "far"]
 Side = Literal["left", "centre", "right"]
 Strength = Literal["weak", "strong"]
+Camera = Literal["still", "pan left", "pan right", "push in"]
 
 SIDE_POSITION: dict[str, float] = {"left": 0.25, "centre": 0.5, "right": 0.75}
 """Where the main source stands, as a share of the picture's width."""
@@ -44,6 +45,9 @@ class SceneSpec:
     distance: Distance = "near"
     side: Side = "centre"
     strength: Strength = "strong"
+    colour: str = ""
+    """One of the family's ``COLOURS``; empty where it has none."""
+    camera: Camera = "still"
     background: str | None = None
     """Family seen and heard behind this one; only the pairs listed in ``training.scenes.PAIRS``."""
     seed: int = 0
@@ -114,6 +118,7 @@ class Scene(Protocol):
     """Names of the SceneSpec attributes that change picture or sound."""
     SUBJECTS: tuple[str, ...]
     """Noun phrases that name the scene, for the caption grammar, e.g. "a campfire"."""
+    # A family whose VARIES has "colour" also says COLOURS: the words of the colours that it comes in.
 
     def render(self, spec: SceneSpec, canvas: Canvas) -> Clip: ...
 

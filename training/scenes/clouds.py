@@ -2,7 +2,7 @@
 
 Each cloud is a heap of round domes on a flat base (warm air condenses above one height), lit from the side of the sun.
 Clouds near the horizon are far away: smaller and slower. One wind speed moves the clouds and makes the sound: a soft,
-low rushing whose level follows the gusts.
+very low thrum whose level follows the gusts.
 """
 
 from __future__ import annotations
@@ -104,7 +104,6 @@ def _country(spec: SceneSpec, canvas: Canvas, horizon: float) -> tuple[Field, Fi
 
 
 def _sound(canvas: Canvas, gust: Field, strong: bool) -> Field:
-    """Air rushing past, its level follows the square of the gusts, (2, N)."""
+    """The soft, very low thrum of high wind, which swells and falls with the gusts, (2, N)."""
     level = np.maximum(canvas.frame_envelope(gust), 0.2) ** 2
-    sound = diffuse(canvas.rng, 1.0 * level, 60, 700, -3) + diffuse(canvas.rng, 0.4 * level, 500, 4000, -5)
-    return limit(sound * (0.055 if strong else 0.006))
+    return limit(diffuse(canvas.rng, level, 30, 170, -2) * (0.07 if strong else 0.009))

@@ -31,12 +31,11 @@ from training.scenes.base import (
 from training.scenes.shapes import below, doubled, ridge, splat, star_layers
 
 FAMILY = "fireworks"
-VARIES = frozenset({"distance", "side", "strength"})
+VARIES = frozenset({"distance", "side", "strength", "colour"})
 SUBJECTS = (
     "fireworks",
     "a fireworks display",
     "fireworks in the sky",
-    "colourful fireworks",
     "a firework show",
     "bursting fireworks",
 )
@@ -53,15 +52,23 @@ SEA_HORIZON = 0.46
 WATER = 0.8
 """y of the water line, where there is water."""
 
-COLOURS = (
-    (1.0, 0.25, 0.2),
-    (0.3, 1.0, 0.4),
-    (0.35, 0.5, 1.0),
-    (1.0, 0.8, 0.3),
-    (1.0, 0.35, 0.85),
-    (0.9, 0.92, 1.0),
-    (0.3, 0.95, 1.0),
-)
+PALETTE = {
+    "red": ((1.0, 0.16, 0.12), (1.0, 0.28, 0.16), (0.95, 0.12, 0.22)),
+    "green": ((0.2, 1.0, 0.3), (0.3, 0.95, 0.2), (0.15, 0.95, 0.45)),
+    "blue": ((0.22, 0.4, 1.0), (0.15, 0.5, 1.0), (0.32, 0.36, 1.0)),
+    "golden": ((1.0, 0.72, 0.2), (1.0, 0.8, 0.34), (1.0, 0.62, 0.14)),
+    "colourful": (
+        (1.0, 0.25, 0.2),
+        (0.3, 1.0, 0.4),
+        (0.35, 0.5, 1.0),
+        (1.0, 0.8, 0.3),
+        (1.0, 0.35, 0.85),
+        (0.9, 0.92, 1.0),
+        (0.3, 0.95, 1.0),
+    ),
+}
+"""Colours of the shells by the colour of the whole."""
+COLOURS = tuple(PALETTE)
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,11 @@ def _shells(spec: SceneSpec, canvas: Canvas, ground: float) -> list[Shell]:
     gap = canvas.fps / PER_SECOND[spec.strength]
     frames = np.arange(rng.uniform(-0.4, 0.25) * gap, canvas.num_frames, gap)
     low = ground * (0.42 if spec.distance == "near" else 0.6)
+    palette = PALETTE[spec.colour or "colourful"]
     shells = []
     for frame in np.rint(frames + rng.uniform(-0.3, 0.3, len(frames)) * gap).astype(int):
         radius = RADIUS[spec.distance] * rng.uniform(0.8, 1.15) * (0.85 if spec.strength == "weak" else 1.0)
-        colour = np.array(COLOURS[rng.integers(len(COLOURS))], np.float32)
+        colour = np.array(palette[rng.integers(len(palette))], np.float32)
         x = SIDE_POSITION[spec.side] + rng.uniform(-0.1, 0.1)
         shells.append(Shell(int(frame), float(x), float(rng.uniform(0.68 * low, low)), float(radius), colour))
     return shells

@@ -7,9 +7,11 @@ stalks in front lean, and the rustling gets louder; the left ear hears the left 
 from __future__ import annotations
 
 import numpy as np
+from scipy import signal
 
 from training.scenes.base import (
     LIGHT,
+    SAMPLE_RATE,
     Canvas,
     Clip,
     Field,
@@ -34,7 +36,8 @@ GREEN = (((0.30, 0.50, 0.13), (0.66, 0.80, 0.36)), ((0.42, 0.52, 0.16), (0.80, 0
 """Upright and bent-over colour of ripe wheat, and of two kinds of green grass."""
 
 SPEED = {"weak": 0.28, "strong": 0.62}
-LEVEL = {"weak": 0.012, "strong": 0.075}
+LEVEL = {"weak": 0.012, "strong": 0.06}
+GRAINS_PER_SECOND, GRAIN_SECONDS = 28, 0.018
 
 
 def render(spec: SceneSpec, canvas: Canvas) -> Clip:
@@ -143,12 +146,20 @@ def _stalks(spec: SceneSpec, canvas: Canvas, lean: Field, way: float) -> Field:
 
 
 def _sound(spec: SceneSpec, canvas: Canvas, gust: Field) -> Field:
-    """Rustling (high) and wind (low) that follow the gusts over the near field on either side, (2, N)."""
+    """Stalks that brush each other, the more the harder the gust over the near field on that side, (2, N)."""
     near, middle = gust[:, int(0.6 * canvas.size) :], canvas.size // 2
     sides = []
     for part in (near[:, :, :middle], near[:, :, middle:]):
         follow = canvas.frame_envelope(np.exp(1.3 * part.mean(axis=(1, 2))))
-        rustle = noise_band(canvas.rng, canvas.num_samples, 1200, 9000, tilt=-2)
-        wind = noise_band(canvas.rng, canvas.num_samples, 120, 700, tilt=-3)
-        sides.append(follow * (0.75 * rustle + 0.5 * wind))
+        rustle = noise_band(canvas.rng, canvas.num_samples, 2000, 6500, tilt=-1)
+        sides.append(rustle * _grains(canvas.rng, follow))
     return np.tanh(LEVEL[spec.strength] * np.stack(sides)).astype(np.float32)
+
+
+def _grains(rng: np.random.Generator, follow: Field) -> Field:
+    """Envelope of many short touches, of which ``follow`` (N,) gives number and strength, (N,)."""
+    touches = (rng.random(len(follow)) < np.minimum(follow, 4) * GRAINS_PER_SECOND / SAMPLE_RATE) * rng.exponential(
+        1.0, len(follow)
+    )
+    fade = np.exp(-1 / (GRAIN_SECONDS * SAMPLE_RATE))
+    return (signal.lfilter([1.0], [1.0, -fade], touches) * np.sqrt(follow)).astype(np.float32)

@@ -1,8 +1,8 @@
 """A starry night sky over dark hills, nearly silent.
 
 Stars twinkle (scintillation) in groups, a band of faint light crosses the sky, now and then a meteor falls. The side
-is the moon's; "centre" has no moon. A strong wind drives thin clouds across the stars and is heard as a soft hush;
-without it there is silence.
+is the moon's; "centre" has no moon. A strong wind drives thin clouds across the stars and is heard as a faint breath,
+and an owl hoots far away; without it there is silence.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from training.scenes.base import (
+    SAMPLE_RATE,
     Canvas,
     Clip,
     Field,
     SceneSpec,
+    add_at,
     diffuse,
     fractal,
     over,
+    pan,
     ramp,
     sample,
     slow_noise,
@@ -35,7 +38,11 @@ SUBJECTS = (
     "a starry night",
 )
 
-WIND_LEVEL = 0.011
+WIND_LEVEL = 0.004
+OWL_LEVEL = 0.03
+HOOTS = ((0.0, 0.55, 1.0), (1.0, 0.13, 0.5), (1.22, 0.85, 0.9))
+"""Second of its beginning, seconds and level of each note of a tawny owl's call."""
+CALL_SECONDS = 3.2
 SILENCE_LEVEL = 0.0003
 
 
@@ -56,7 +63,10 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     hills = below(canvas, ridge(rng, x[0], rng.uniform(0.78, 0.88), rng.uniform(0.03, 0.08)))
     frames = over(frames, np.array([0.008, 0.012, 0.02], np.float32), hills)
     level = canvas.frame_envelope(gusts) * (WIND_LEVEL if spec.strength == "strong" else SILENCE_LEVEL)
-    return Clip(np.clip(frames, 0, 1), diffuse(rng, level, 150, 1400, tilt=-3))
+    sound = diffuse(rng, level, 180, 600, tilt=-3)
+    if spec.strength == "strong":
+        sound += pan(OWL_LEVEL * _owl(canvas), rng.uniform(0.2, 0.8))
+    return Clip(np.clip(frames, 0, 1), sound)
 
 
 def _heavens(canvas: Canvas) -> Field:
@@ -105,3 +115,16 @@ def _thin_clouds(canvas: Canvas) -> Field:
     drift = canvas.seconds[:, None, None] * np.float32(canvas.rng.uniform(0.05, 0.08) * canvas.rng.choice([-1, 1]))
     veil = sample(fractal(canvas.rng, 128, slope=2.0), x * 0.7 + drift, y * 1.6 + 0 * drift)
     return doubled(0.7 * smoothstep(0.1, 1.6, veil))
+
+
+def _owl(canvas: Canvas) -> Field:
+    """Calls of a tawny owl one after the other: notes about 420 Hz that swell and sink a little, (N,)."""
+    track, pitch = np.zeros(canvas.num_samples, np.float32), canvas.rng.uniform(390, 450)
+    for call in np.arange(canvas.rng.uniform(0.1, 0.9), canvas.num_samples / SAMPLE_RATE, CALL_SECONDS):
+        for begin, seconds, level in HOOTS:
+            t = np.arange(round(seconds * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
+            tone = np.sin(2 * np.pi * pitch * t * (1 - 0.06 * t)) + 0.15 * np.sin(
+                4 * np.pi * pitch * t * (1 - 0.06 * t)
+            )
+            add_at(track, round((call + begin) * SAMPLE_RATE), level * np.sin(np.pi * t / seconds) ** 0.7 * tone)
+    return track

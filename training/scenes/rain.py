@@ -3,6 +3,7 @@
 Drops fall at one speed per depth, so near streaks are longer and faster than far ones. A bolt lights the clouds in the
 frame in which it strikes; sound needs 3 s a kilometre, so its thunder starts 0.25 s later when the storm is near and
 1.5 s later when it is far, duller and softer by then. The amount of rain (``strength``) sets streaks and hiss alike.
+Over another scene it rains without a storm: streaks, drops and hiss, and a duller light.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from scipy import ndimage
 
 from training.scenes.base import (
     DISTANCE_GAIN,
+    LIGHT,
     SIDE_POSITION,
     Canvas,
     Clip,
@@ -45,11 +47,18 @@ FLASH_SHAPE = (1.0, 0.75, 0.3, 0.6, 0.35, 0.18, 0.08)
 
 BOLT = np.array((0.93, 0.92, 1.0), np.float32)
 RAIN = np.array((0.72, 0.78, 0.88), np.float32)
+GROUND = 0.6
+"""y below which drops splash over another scene."""
 
 
-def render(spec: SceneSpec, canvas: Canvas) -> Clip:
-    """Rain over a dark landscape with strikes at ``side``; ``distance`` is that of the lightning."""
+def render(spec: SceneSpec, canvas: Canvas, background: Clip | None = None) -> Clip:
+    """Rain over a dark landscape with strikes at ``side``; ``distance`` is that of the lightning.
+
+    Over a ``background`` there is rain alone, which is heard as loudly as by itself beside the background's own sound.
+    """
     rng = canvas.rng
+    if background is not None:
+        return _veil(spec, canvas, background)
     place = SIDE_POSITION[spec.side] + rng.uniform(-0.06, 0.06)
     horizon = rng.uniform(0.68, 0.76)
     strikes = _strikes(canvas, spec.distance)
@@ -65,11 +74,24 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
         (0.16, 0.17, 0.22), np.float32
     )
     frames = over(frames, land, shade)
-    _rain(frames, canvas, spec.strength == "strong", horizon, flash)
+    _rain(frames, canvas, spec.strength == "strong", horizon, RAIN * (0.85 + 0.3 * flash[:, None]))
     delay = round(THUNDER_DELAY[spec.distance] * canvas.fps)
     heard = [frame + delay for frame in strikes if frame + delay < canvas.num_frames]
     events = [Event(frame, "thunder", place) for frame in heard]
     return Clip(np.clip(frames, 0, 1).astype(np.float32), _sound(spec, canvas, heard, place), events)
+
+
+def _veil(spec: SceneSpec, canvas: Canvas, background: Clip) -> Clip:
+    """Another scene in the rain: less colour and contrast, the more so the heavier the rain."""
+    strong = spec.strength == "strong"
+    light = 0.25 + 0.75 * np.array(LIGHT[spec.time_of_day], np.float32)
+    scene = background.frames
+    shaded = 1 - smoothstep(0.3, 0.7, scene[..., 0] - scene[..., 2])  # fire and a low sun shine through
+    dull = over(scene, scene.mean(axis=-1, keepdims=True), (0.4 if strong else 0.2) * shaded)
+    frames = over(dull, 0.42 * RAIN * light, (0.34 if strong else 0.18) * (0.25 + 0.75 * shaded))
+    _rain(frames, canvas, strong, GROUND, np.broadcast_to(RAIN * light, (canvas.num_frames, 3)))
+    sound = _sound(spec, canvas, [], 0.5) + background.sound
+    return Clip(np.clip(frames, 0, 1).astype(np.float32), limit(sound), background.events)
 
 
 def _strikes(canvas: Canvas, distance: str) -> list[int]:
@@ -174,8 +196,8 @@ def _jag(rng: np.random.Generator, start: Field, end: Field) -> Field:
     return points
 
 
-def _rain(frames: Field, canvas: Canvas, strong: bool, horizon: float, flash: Field) -> None:
-    """Draws three depths of falling streaks and splashes on the ground, in place."""
+def _rain(frames: Field, canvas: Canvas, strong: bool, horizon: float, colour: Field) -> None:
+    """Draws three depths of falling streaks and splashes below ``horizon``, in place; ``colour`` is (T, 3)."""
     rng, size = canvas.rng, canvas.size
     slant = rng.uniform(-0.3, 0.3)
     unit = size / 256
@@ -186,14 +208,14 @@ def _rain(frames: Field, canvas: Canvas, strong: bool, horizon: float, flash: Fi
         for frame in range(canvas.num_frames):
             down = round(frame * step)
             moved = np.roll(tile, (down, round(down * slant)), axis=(0, 1))
-            frames[frame] = over(frames[frame], RAIN * (0.85 + 0.3 * flash[frame]), alpha * moved)
+            frames[frame] = over(frames[frame], colour[frame], alpha * moved)
     splashes = 40 if strong else 10
     for frame in range(canvas.num_frames):
         y = horizon + 0.06 + (0.94 - horizon) * rng.random(splashes)
         spot = dots(size, rng.random(splashes), y, rng.uniform(0.15, 0.5, splashes), 0.9 * unit)
-        frames[frame] = over(frames[frame], RAIN, np.minimum(spot, 0.6))
+        frames[frame] = over(frames[frame], colour[frame], np.minimum(spot, 0.6))
     if strong:
-        frames += 0.03 * RAIN
+        frames += 0.03 * colour.mean(axis=0)
 
 
 def _streaks(rng: np.random.Generator, size: int, count: int, length: float, slant: float, sigma: float) -> Field:

@@ -7,6 +7,14 @@ from numpy.typing import NDArray
 
 from training.scenes.base import Canvas, Field, smoothstep
 
+PAINT: dict[str, Field] = {
+    "red": np.array((0.86, 0.06, 0.05), np.float32),
+    "blue": np.array((0.05, 0.13, 0.72), np.float32),
+    "yellow": np.array((0.98, 0.77, 0.03), np.float32),
+    "green": np.array((0.04, 0.5, 0.14), np.float32),
+}
+"""What the words for colours look like in white light."""
+
 
 def ridge(rng: np.random.Generator, x: Field, level: float, height: float, waves: int = 6, first: float = 1.0) -> Field:
     """A skyline: y of its top at each x in [0, 1], shape of x. Octaves of sines, halving; amplitude ``height``."""

@@ -2,7 +2,8 @@
 
 Smoke seen at a height left the source as long ago as it takes to rise there; the wind has carried it sideways since,
 and it has widened by mixing with air. So everything about the plume (puffs, meanders) is a function of its time of
-emission and travels up with it. The same puffs set the level of a soft hiss; the wind adds a low rustle.
+emission and travels up with it. A soft hiss comes from the source, and ticks of what
+smoulders there.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import numpy as np
 
 from training.scenes.base import (
     LIGHT,
+    SAMPLE_RATE,
     SIDE_POSITION,
     Canvas,
     Clip,
     Field,
     SceneSpec,
-    diffuse,
+    add_at,
+    decay,
     enlarge,
     fractal,
     limit,
@@ -53,7 +56,7 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     frames = np.empty((canvas.num_frames, canvas.size, canvas.size, 3), np.float32)
     for frame, (dark, cover) in enumerate(zip(enlarge(shade), enlarge(alpha), strict=True)):
         frames[frame] = over(still, tone * dark[..., None], cover)
-    return Clip(np.clip(frames, 0, 1), _sound(canvas, place, abs(lean), strong))
+    return Clip(np.clip(frames, 0, 1), _sound(canvas, place, strong))
 
 
 def _ground(spec: SceneSpec, canvas: Canvas, place: float) -> tuple[Field, float]:
@@ -137,13 +140,12 @@ def _plume(canvas: Canvas, place: float, mouth: float, lean: float, strong: bool
     return shade.astype(np.float32), alpha.astype(np.float32)
 
 
-def _sound(canvas: Canvas, place: float, wind: float, strong: bool) -> Field:
-    """A low hiss from the source that comes and goes with its puffs, and faint air all around, (2, N)."""
+def _sound(canvas: Canvas, place: float, strong: bool) -> Field:
+    """A breathy hiss that comes and goes with the puffs, and soft ticks of what smoulders below, (2, N)."""
     rng, count = canvas.rng, canvas.num_samples
-    puff = 1 + 0.35 * canvas.frame_envelope(slow_noise(rng, canvas.num_frames, 4))
-    hiss = noise_band(rng, count, 1500, 9000, -3) + 0.7 * noise_band(rng, count, 150, 900, -3)
-    level = 0.02 if strong else 0.006
-    air = canvas.frame_envelope(1 + 0.3 * slow_noise(rng, canvas.num_frames, 8))
-    return limit(
-        pan(level * hiss * np.maximum(puff, 0.2), place) + diffuse(rng, (0.001 + 0.006 * wind) * air, 80, 800, -3)
-    )
+    puff = np.clip(1 + 0.6 * canvas.frame_envelope(slow_noise(rng, canvas.num_frames, 2.5)), 0.1, 2.5)
+    track = 0.016 * noise_band(rng, count, 800, 2600, -2) * puff**1.5
+    for _ in range(rng.poisson(6 * count / SAMPLE_RATE)):
+        tick = noise_band(rng, 1200, 500, 5000, -2) * decay(1200, 0.0005, 0.005)
+        add_at(track, int(rng.integers(count)), rng.uniform(0.04, 0.16) * tick)
+    return limit(pan((1.0 if strong else 0.35) * track, place))

@@ -1,8 +1,7 @@
 """Snow falling on a hill with fir trees; wind drives the flakes and howls round the trees.
 
 Flakes fall at a depth each: near ones are larger and faster. All are carried by one wind speed per frame, and the same
-wind makes the sound: its level grows with the square of the speed and its pitch band rises in a gust. Without wind a
-snowy hill is nearly silent.
+wind makes the sound: it howls round the trees, louder and higher in a gust. Without wind a snowy hill is nearly silent.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import numpy as np
 
 from training.scenes.base import (
     LIGHT,
+    SAMPLE_RATE,
     Canvas,
     Clip,
     Field,
@@ -19,7 +19,9 @@ from training.scenes.base import (
     dots,
     fractal,
     limit,
+    noise_band,
     over,
+    pan,
     polygons,
     ramp,
     sample,
@@ -124,13 +126,21 @@ def _flakes(frames: Field, spec: SceneSpec, canvas: Canvas, wind: Field, strong:
 
 
 def _sound(canvas: Canvas, wind: Field, strong: bool) -> Field:
-    """Calm: a breath of air. Blizzard: rushing air and a howl whose band rises with each gust, (2, N)."""
+    """Howling that glides with the gusts over a little rushing air; calm, one faint howl far off, (2, N)."""
     rng = canvas.rng
     speed = canvas.frame_envelope(wind)
     if not strong:
-        return diffuse(rng, 0.0012 + 0.02 * speed, 150, 2500, -4)
-    sound = diffuse(rng, 0.13 * speed**2, 60, 900, -3) + diffuse(rng, 0.04 * speed**2, 900, 7000, -4)
-    for low, high, middle in ((260, 330, 0.45), (430, 540, 0.7), (700, 880, 0.95)):
-        howl = 0.16 * speed**2 * np.exp(-(((speed - middle) / 0.2) ** 2))
-        sound += diffuse(rng, howl.astype(np.float32), low, high)
+        return pan(0.003 * _howl(rng, 420 + 3000 * speed), 0.5)
+    sound = diffuse(rng, 0.06 * speed**2, 120, 1200, -3)
+    for share, place in ((1.0, 0.35), (1.52, 0.65), (2.3, 0.5)):
+        level = 0.14 * speed**1.5 * np.float32(1 / share)
+        sound += pan(level * _howl(rng, share * (260 + 520 * speed)), place)
     return limit(sound)
+
+
+def _howl(rng: np.random.Generator, pitch_hz: Field) -> Field:
+    """Air over an edge: noise 30 Hz wide about a pitch given for each sample (Strouhal: pitch follows speed), (N,)."""
+    count = len(pitch_hz)
+    phase = 2 * np.pi * np.cumsum(pitch_hz.astype(np.float64)) / SAMPLE_RATE
+    across, along = (noise_band(rng, count, 1, 15) for _ in range(2))
+    return ((across * np.cos(phase) + along * np.sin(phase)) / np.sqrt(2)).astype(np.float32)

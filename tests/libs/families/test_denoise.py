@@ -191,7 +191,7 @@ def test_two_videos_step_by_step_in_turns_get_the_bits_they_get_alone(denoise: D
     together: dict[int, np.ndarray] = {}
 
     def one(seed: int) -> None:
-        together[seed] = run(denoise, conditioning(), lambda _: barrier.wait(10), seed=seed)
+        together[seed] = run(denoise, conditioning(), lambda _: barrier.wait(60), seed=seed)
 
     threads = [threading.Thread(target=one, args=(seed,)) for seed in seeds]
     for thread in threads:

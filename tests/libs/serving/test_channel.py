@@ -18,7 +18,7 @@ BUSY = Unavailable("the store is away; try again", reason="STORE_UNAVAILABLE")
 async def _call(address: str, *, retries: bool = True) -> None:
     async with open_channel(address, retries=retries) as channel:
         request = video_pb2.GetVideoRequest(name="videos/1")
-        await video_pb2_grpc.VideoServiceStub(channel).GetVideo(request, timeout=20)
+        await video_pb2_grpc.VideoServiceStub(channel).GetVideo(request, timeout=60)
 
 
 async def _calls_made(error: SoundstageError, times: int, *, retries: bool = True) -> tuple[int, grpc.StatusCode]:

@@ -59,7 +59,7 @@ async def _get(channel: grpc.aio.Channel, timeout_seconds: float = 10) -> video_
 
 
 async def _read(channel: grpc.aio.Channel, request: pb.EncodeRequest) -> list[pb.EncodeResponse]:
-    return [event async for event in rpc.EncoderServiceStub(channel).Encode(request, timeout=10)]
+    return [event async for event in rpc.EncoderServiceStub(channel).Encode(request, timeout=60)]
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
@@ -99,7 +99,7 @@ async def test_an_error_in_the_middle_of_a_stream_follows_its_events(
         running(settings, [encoder_endpoint(EchoEncoder(work))], registry=registry) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
-        call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=10)
+        call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=60)
         events = aiter(call)
         assert (await anext(events)).progress.step == 1
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -128,10 +128,10 @@ async def test_requests_that_break_their_rules_never_reach_the_servicer(
     ):
         videos = video_pb2_grpc.VideoServiceStub(channel)
         nested = await _refused(_read(channel, encode_request("", attempt={"tenant": "Upper", "video_id": "v"})))
-        unary = await _refused(videos.GetVideo(video_pb2.GetVideoRequest(name="vid"), timeout=10))
+        unary = await _refused(videos.GetVideo(video_pb2.GetVideoRequest(name="vid"), timeout=60))
         repeated = await _refused(
             videos.ListVideos(
-                video_pb2.ListVideosRequest(states=[video_pb2.STATE_QUEUED, video_pb2.STATE_UNSPECIFIED]), timeout=10
+                video_pb2.ListVideosRequest(states=[video_pb2.STATE_QUEUED, video_pb2.STATE_UNSPECIFIED]), timeout=60
             )
         )
     assert isinstance(nested, InvalidRequest)
@@ -189,7 +189,7 @@ async def test_cancelling_the_call_stops_the_work(settings: ServiceSettings, reg
         running(settings, [encoder_endpoint(servicer)], registry=registry) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
-        call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=10)
+        call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=60)
         async for event in call:
             if event.progress.step >= 5:
                 call.cancel()

@@ -77,4 +77,4 @@ async def test_calls_are_spread_over_all_addresses() -> None:
         stub = video_pb2_grpc.VideoServiceStub(channel)
         async with asyncio.timeout(60):
             while not all(servicer.calls for servicer in servicers):
-                await stub.GetVideo(video_pb2.GetVideoRequest(name="videos/1"), timeout=20, wait_for_ready=True)
+                await stub.GetVideo(video_pb2.GetVideoRequest(name="videos/1"), timeout=60, wait_for_ready=True)

@@ -40,7 +40,7 @@ def _service(work_seconds: float, grace_seconds: float) -> Iterator[tuple[subpro
 async def test_a_signal_lets_the_call_in_flight_finish_and_ends_cleanly(number: signal.Signals) -> None:
     with _service(work_seconds=0.5, grace_seconds=10) as (process, log, address):
         async with grpc.aio.insecure_channel(address) as channel:
-            call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=10)
+            call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=60)
             assert (await anext(aiter(call))).progress.step == 1
             process.send_signal(number)
             assert [event.progress.step async for event in call if event.HasField("progress")] == [2]
@@ -52,7 +52,7 @@ async def test_a_signal_lets_the_call_in_flight_finish_and_ends_cleanly(number: 
 async def test_work_that_ignores_its_cancellation_does_not_keep_the_process() -> None:
     with _service(work_seconds=60, grace_seconds=0.3) as (process, _, address):
         async with grpc.aio.insecure_channel(address) as channel:
-            call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=10)
+            call = rpc.EncoderServiceStub(channel).Encode(encode_request(), timeout=60)
             assert (await anext(aiter(call))).progress.step == 1
             began = time.monotonic()
             process.terminate()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,35 +24,40 @@ from libs.families.diorama.components import load_transformer
 from libs.serving import Endpoint, open_channel, running
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
+from services.denoiser.loras import Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.servicer import SERVICE_NAME, DenoiserServicer
 from services.denoiser.settings import DenoiserSettings
 from tests.support.tiny_diorama import LATENT_CHANNELS, TEXT_CHANNELS, write_tiny_diorama
 
 
-class Pacer(nn.Module):
-    """A real transformer, in the place of both, each call of which waits ``seconds`` first and is counted."""
+class Pacer:
+    """A real transformer, in the place of both, each call of which waits ``seconds`` first and is counted.
 
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.config = inner.config
+    Also the calls of its twins, which have its hooks.
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
         self.seconds = 0.0
         self.calls = 0
         self.at_work = 0
         self.most_at_work = 0
         self._lock = threading.Lock()
+        # Functions and not methods: a twin's would be those of a copy of this.
+        transformer.register_forward_pre_hook(lambda *_: self._begins())
+        transformer.register_forward_hook(lambda *_: self._ends(), always_call=True)
 
-    def forward(self, **inputs: Any) -> Any:
+    def _begins(self) -> None:
         with self._lock:
             self.calls += 1
             self.at_work += 1
             self.most_at_work = max(self.most_at_work, self.at_work)
         threading.Event().wait(self.seconds)
-        outputs = self.inner(**inputs)
+
+    def _ends(self) -> None:
         with self._lock:
             self.at_work -= 1
-        return outputs
 
 
 @dataclass
@@ -91,8 +97,8 @@ class Service:
             changes["conditioning"] = self.conditioning()
         return pb.DenoiseRequest(**fields | changes)
 
-    def call(self, **changes: Any) -> Any:
-        return self.stub.Denoise(self.request(**changes), timeout=30)
+    def call(self, *, metadata: Any = (), **changes: Any) -> Any:
+        return self.stub.Denoise(self.request(**changes), timeout=30, metadata=metadata)
 
     def written(self, video: str = "v1") -> list[str]:
         """Names of what attempts at the video have written, with the attempt before."""
@@ -110,8 +116,11 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
-@pytest.fixture
-async def service(models_dir: Path) -> AsyncIterator[Service]:
+@asynccontextmanager
+async def serving(
+    models_dir: Path, transformers_of: Callable[[Path, Pacer], Mapping[str, nn.Module]]
+) -> AsyncIterator[Service]:
+    """``transformers_of``: what takes the place of the model folder's transformers."""
     registry = CollectorRegistry()
     pacer = Pacer(load_transformer(models_dir / "diorama"))
     settings = DenoiserSettings(
@@ -121,14 +130,16 @@ async def service(models_dir: Path) -> AsyncIterator[Service]:
         max_waiting_videos=1,
         checkpoint_every_steps=2,
         checkpoint_most_share=1.0,
+        lora_most_mib=1,
     )
     service = Service(MemoryStore("denoiser"), registry, pacer)
-    pipelines = PipelineCache(
-        lambda path, family: load_denoise(path, family, dict.fromkeys(("transformer", "transformer_2"), pacer))
-    )
+    pipelines = PipelineCache(lambda path, family: load_denoise(path, family, transformers_of(path, pacer)))
     metrics = DenoiserMetrics(registry)
     checkpoints = Checkpoints(service.store, metrics, settings.checkpoint_policy)
-    denoiser = Denoiser(service.store, Catalog.read(models_dir), pipelines, metrics, checkpoints, settings.capacity)
+    loras = Loras(service.store, settings.lora_limits)
+    denoiser = Denoiser(
+        service.store, Catalog.read(models_dir), pipelines, metrics, checkpoints, loras, settings.capacity
+    )
     servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
     endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
     async with (
@@ -136,4 +147,14 @@ async def service(models_dir: Path) -> AsyncIterator[Service]:
         open_channel(server.address) as channel,
     ):
         service.stub = rpc.DenoiserServiceStub(channel)
+        yield service
+
+
+def both(_: Path, pacer: Pacer) -> Mapping[str, nn.Module]:
+    return dict.fromkeys(("transformer", "transformer_2"), pacer.transformer)
+
+
+@pytest.fixture
+async def service(models_dir: Path) -> AsyncIterator[Service]:
+    async with serving(models_dir, both) as service:
         yield service

@@ -32,7 +32,7 @@ def of_kind(events: list[pb.DenoiseResponse], kind: str) -> list[Any]:
     return [getattr(event, kind) for event in events if event.WhichOneof("event") == kind]
 
 
-async def until(condition: Any, seconds: float = 5.0) -> None:
+async def until(condition: Any, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -52,7 +52,8 @@ async def test_every_step_is_told_and_latents_are_written(service: Service) -> N
     assert latents.shape == (1, 8, 4, 2, 2)
     assert latents.dtype.name == "float32"
     assert 0 < result.usage.load_seconds < result.usage.wall_seconds
-    assert (await service.denoise())[-1].result.usage.load_seconds == 0
+    # Another video: checkpoints of this one may still be about to be deleted.
+    assert (await service.denoise(attempt=attempt(2)))[-1].result.usage.load_seconds == 0
     assert service.registry.get_sample_value("soundstage_denoiser_step_seconds_count", {"model": "diorama"}) == 12
 
 

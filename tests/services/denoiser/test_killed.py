@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from libs.artifacts import FolderStore, put_tensors, ref_to_proto
 from libs.serving.probe import main as probe
 from tests.support.tiny_diorama import TEXT_CHANNELS
 
-STEPS, ENDED_AFTER = 100, 30
+STEPS, ENDED_AFTER = 100, 20
 READY_SECONDS = 120.0
 
 
@@ -67,13 +67,19 @@ def steps_of(events: list[pb.DenoiseResponse]) -> list[int]:
     return [event.progress.progress.step for event in events if event.HasField("progress")]
 
 
-def ended(process: subprocess.Popen[bytes], how: signal.Signals, stream: Any) -> list[pb.DenoiseResponse]:
-    """Signals the process in the middle; what its stream said until it broke."""
+def checkpoints_of(events: list[pb.DenoiseResponse]) -> list[int]:
+    return [event.checkpoint.step for event in events if event.HasField("checkpoint")]
+
+
+def ended(
+    process: subprocess.Popen[bytes], how: signal.Signals, stream: Any, ends: Callable[[pb.DenoiseResponse], bool]
+) -> list[pb.DenoiseResponse]:
+    """Signals the process once ``ends``; what its stream said until it broke."""
     seen: list[pb.DenoiseResponse] = []
     try:
         for event in stream:
             seen.append(event)
-            if steps_of([event]) == [ENDED_AFTER]:
+            if ends(event):
                 process.send_signal(how)
     except grpc.RpcError as error:
         if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
@@ -81,18 +87,21 @@ def ended(process: subprocess.Popen[bytes], how: signal.Signals, stream: Any) ->
     return seen
 
 
+KILLED_AT_CHECKPOINT = {"checkpoint_every_steps": 5, "checkpoint_most_share": 1}
+NOTHING_IS_DUE_BUT_AT_THE_SIGNAL = {"checkpoint_every_steps": 0, "checkpoint_every_seconds": 0, "grace_seconds": 0.1}
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("how", "settings", "most_repeated"),
+    ("how", "settings", "ends"),
     [
-        (signal.SIGKILL, {"checkpoint_every_steps": 5, "checkpoint_most_share": 1}, 12),
-        # Nothing is due but what the signal asks for.
-        (signal.SIGTERM, {"checkpoint_every_steps": 0, "checkpoint_every_seconds": 0, "grace_seconds": 0.1}, 3),
+        (signal.SIGKILL, KILLED_AT_CHECKPOINT, lambda event: any(at >= ENDED_AFTER for at in checkpoints_of([event]))),
+        (signal.SIGTERM, NOTHING_IS_DUE_BUT_AT_THE_SIGNAL, lambda event: steps_of([event]) == [ENDED_AFTER]),
     ],
     ids=["killed", "told to end"],
 )
 def test_another_process_goes_on(
-    models_dir: Path, tmp_path: Path, how: signal.Signals, settings: dict[str, object], most_repeated: int
+    models_dir: Path, tmp_path: Path, how: signal.Signals, settings: dict[str, object], ends: Any
 ) -> None:
     store = FolderStore(tmp_path)
     rng = np.random.default_rng(0)
@@ -102,13 +111,17 @@ def test_another_process_goes_on(
     conditioning = ref_to_proto(put_tensors(store, "acme/v1/encode/a1/conditioning.safetensors", embeds | masks))
 
     with denoiser(models_dir, tmp_path, **settings) as (process, stub):
-        seen = ended(process, how, stub.Denoise(request(conditioning, "v1", "a1"), timeout=120))
+        seen = ended(process, how, stub.Denoise(request(conditioning, "v1", "a1"), timeout=120), ends)
         process.wait(30)
     with denoiser(models_dir, tmp_path, **settings) as (_, stub):
         resumed = list(stub.Denoise(request(conditioning, "v1", "a2"), timeout=120))
         whole = list(stub.Denoise(request(conditioning, "v2", "a1"), timeout=120))
 
-    repeated = max(steps_of(seen)) - steps_of(resumed)[0]
-    assert repeated <= most_repeated
+    assert STEPS > steps_of(resumed)[0] >= kept(seen, how)
     assert steps_of(resumed)[-1] == STEPS
     assert resumed[-1].result.latents.sha256 == whole[-1].result.latents.sha256
+
+
+def kept(seen: list[pb.DenoiseResponse], how: signal.Signals) -> int:
+    """Steps that are not to be made again: of the last checkpoint that was told, or those before the signal."""
+    return max(checkpoints_of(seen)) if how == signal.SIGKILL else ENDED_AFTER

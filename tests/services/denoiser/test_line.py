@@ -31,10 +31,10 @@ class Entrant(threading.Thread):
     def run(self) -> None:
         with Place(self._line, self._urgency, never, self.told.append):
             self._order.append(self._urgency)
-            self.go.wait(10)
+            self.go.wait(60)
 
 
-def until(condition: object, seconds: float = 5.0) -> None:
+def until(condition: object, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline

@@ -47,7 +47,7 @@ class Service:
             "height": 32,
             "num_frames": 12,
         }
-        call = self.stub.Encode(pb.EncodeRequest(**fields | changes), timeout=20)
+        call = self.stub.Encode(pb.EncodeRequest(**fields | changes), timeout=60)
         return [event async for event in call]
 
 

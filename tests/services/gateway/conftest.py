@@ -52,7 +52,7 @@ class Scene:
         request = pb.WatchVideoRequest(name=name, after_sequence=after_sequence)
         return [event async for event in self.stub.WatchVideo(request, timeout=120)]
 
-    async def until(self, name: str, state: int, seconds: float = 20.0) -> pb.Video:
+    async def until(self, name: str, state: int, seconds: float = 60.0) -> pb.Video:
         async with asyncio.timeout(seconds):
             while (video := await self.get(name)).state != state:
                 assert video.state not in TERMINAL, video
@@ -128,7 +128,7 @@ def gateway_process(settings: GatewaySettings, folder: Path) -> Iterator[tuple[s
         yield process, f"127.0.0.1:{port}"
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture

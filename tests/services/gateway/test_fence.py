@@ -102,14 +102,14 @@ async def test_an_attempt_that_was_taken_over_stops_at_its_next_word(bench: Benc
     await bench.step(2, 2)
     await bench.step(1, STEPS - 1)
     with pytest.raises(ApplicationError) as stopped:
-        await asyncio.wait_for(first, 20)
+        await asyncio.wait_for(first, 60)
     assert stopped.value.type == "SUPERSEDED"
     assert bench.stage.stopped == [1]
     assert [attempt.rpartition("-")[0] for attempt in bench.stage.told_to_stop] == ["denoise-1"]
 
     bench.stage.go[2].release()
     bench.stage.go[2].release()
-    output = await asyncio.wait_for(second, 20)
+    output = await asyncio.wait_for(second, 60)
     assert output.refs["latents"].uri == "memory://2"
     assert (await bench.records.get(bench.key)).status.attempt.startswith("denoise-2-")
     assert await bench.attempts.failed(bench.key, Stage.DENOISE) == []
@@ -123,12 +123,12 @@ async def test_an_earlier_attempt_does_not_take_over_from_a_later_one(bench: Ben
     assert refused.value.type == "SUPERSEDED"
     assert not second.done()
     await bench.step(2, STEPS - 1)
-    await asyncio.wait_for(second, 20)
+    await asyncio.wait_for(second, 60)
 
 
 async def test_an_attempt_after_the_end_of_the_stage_gives_the_output_that_counts(bench: Bench) -> None:
     first = bench.begin(1)
     await bench.step(1, STEPS)
-    earlier = await asyncio.wait_for(first, 20)
+    earlier = await asyncio.wait_for(first, 60)
     assert await asyncio.wait_for(bench.begin(2), 20) == earlier
     assert 2 not in bench.stage.stopped

@@ -162,7 +162,7 @@ async def test_a_worker_that_is_killed_loses_its_places_and_its_video_is_made_by
             assert await asyncio.to_thread(stages.denoise.began.wait, 180)
             assert (await admission.queue()).places == 1
             process.kill()
-            process.wait(10)
+            process.wait(60)
         async with asyncio.timeout(30):
             while (await admission.queue()).places:  # noqa: ASYNC110 - time alone ends a lease
                 await asyncio.sleep(0.1)

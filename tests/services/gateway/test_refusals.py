@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zipfile
 import zlib
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import torch
 from google.protobuf.duration_pb2 import Duration
 from PIL import Image
+from safetensors.torch import save
 from soundstage.video.v1 import video_pb2 as pb
 
 from libs.errors import InvalidRequest
@@ -57,6 +60,14 @@ def _zip() -> bytes:
     return data.getvalue()
 
 
+LORA = save({"transformer.x.lora_A.weight": torch.ones(2, 2), "transformer.x.lora_B.weight": torch.ones(2, 2)})
+ELSEWHERE = {
+    "uri": "file:///etc/passwd",
+    "media_type": "application/vnd.safetensors",
+    "size_bytes": 7,
+    "sha256": "0" * 64,
+}
+
 CASES = {
     "no spec": ({"prompt": ""}, "spec.prompt", "INVALID_FIELD"),
     "blank prompt": ({"prompt": " \n\t "}, "spec.prompt", "INVALID_FIELD"),
@@ -85,6 +96,18 @@ CASES = {
     "cut JPEG": ({"image": _picture(300, 300, "JPEG")[:400]}, "spec.image", "IMAGE_UNUSABLE"),
     "GIF in PNG's clothes": ({"image": b"\x89PNG\r\n\x1a\n" + _picture(32, 32, "GIF")}, "spec.image", "IMAGE_UNUSABLE"),
     "tiny image": ({"image": _picture(8, 200)}, "spec.image", "IMAGE_UNUSABLE"),
+    "text as LoRA": ({"lora": {"file": b"I am a LoRA, honestly"}}, "spec.lora.file", "LORA_UNUSABLE"),
+    "pickle as LoRA": ({"lora": {"file": pickle.dumps({"lora": 1})}}, "spec.lora.file", "LORA_UNUSABLE"),
+    "cut LoRA": ({"lora": {"file": LORA[:-1]}}, "spec.lora.file", "LORA_UNUSABLE"),
+    "model as LoRA": ({"lora": {"file": save({"proj_in.weight": torch.ones(2)})}}, "spec.lora.file", "LORA_UNUSABLE"),
+    "no LoRA in it": ({"lora": {"scale": 1.0}}, "spec.lora.source", "INVALID_FIELD"),
+    "LoRA times 3": ({"lora": {"file": LORA, "scale": 3.0}}, "spec.lora.scale", "INVALID_FIELD"),
+    "LoRA elsewhere": ({"lora": {"artifact": ELSEWHERE}}, "spec.lora.artifact", "LORA_UNKNOWN"),
+    "LoRA without hash": (
+        {"lora": {"artifact": {**ELSEWHERE, "sha256": "x"}}},
+        "spec.lora.artifact.sha256",
+        "INVALID_FIELD",
+    ),
     "9 MiB image": ({"image": b"\x89PNG\r\n\x1a\n" + bytes(9 << 20)}, "spec.image", "INVALID_FIELD"),
 }
 

@@ -45,6 +45,12 @@ grpc_port: 50051
 metrics_port: 9090
 grace_seconds: {{ $values.graceSeconds }}
 log_level: {{ $root.Values.logLevel }}
+{{- with $root.Values.tracing }}
+{{- if .endpoint }}
+otlp_endpoint: {{ .endpoint | quote }}
+trace_ratio: {{ .ratio }}
+{{- end }}
+{{- end }}
 models_dir: {{ include "soundstage.modelsDir" $root }}
 artifacts_url: {{ include "soundstage.artifactsUrl" $root | quote }}
 {{- with $root.Values.s3.publicEndpoint }}

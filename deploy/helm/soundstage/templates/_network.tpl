@@ -1,7 +1,7 @@
 {{/*
 A component's NetworkPolicy: just the arrows of the architecture. Arguments: root, component, from and to (components),
-stores (postgresql, temporal, s3, oidc, kubernetes), everybody (may callers come from outside), tested (by `helm test`),
-unmeasured (it has no metrics to be read).
+stores (postgresql, temporal, s3, oidc, kubernetes; a collector of traces is for every service), everybody (may callers
+come from outside), tested (by `helm test`), unmeasured (it has no metrics to be read, and sends no traces).
 */}}
 
 {{- define "soundstage.networkPolicy" -}}
@@ -17,6 +17,8 @@ spec:
       {{- include "soundstage.selector" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
   {{- $callers := .from -}}
+  {{- $stores := .stores -}}
+  {{- if and $root.Values.tracing.endpoint (not .unmeasured) (not (hasPrefix "triton-" .component)) }}{{ $stores = append $stores "otlp" }}{{ end }}
   {{- if and $root.Values.tests.enabled .tested }}{{ $callers = append $callers "test" }}{{ end }}
   {{- if .unmeasured }}
   ingress: []
@@ -47,7 +49,7 @@ spec:
     {{- end }}
   {{- end }}
   egress:
-    {{- if or .to .stores }}
+    {{- if or .to $stores }}
     {{- include "soundstage.dnsEgress" $root | nindent 4 }}
     {{- end }}
     {{- range .to }}
@@ -58,10 +60,10 @@ spec:
       ports:
         - {port: {{ ternary 8001 50051 (hasPrefix "triton-" .) }}, protocol: TCP}
     {{- end }}
-    {{- range .stores }}
+    {{- range $stores }}
     {{- include "soundstage.storeEgress" (dict "root" $root "store" .) | nindent 4 }}
     {{- end }}
-    {{- if not (or .to .stores) }} []{{ end }}
+    {{- if not (or .to $stores) }} []{{ end }}
 {{- end -}}
 {{- end -}}
 
@@ -80,8 +82,9 @@ spec:
 {{- $ports := dict "postgresql" 5432 "temporal" 7233 "s3" 8333 -}}
 {{- $own := get $bundled .store -}}
 {{- $rule := get $values.networkPolicy .store -}}
-{{- $address := get (dict "temporal" $values.temporal.address "s3" $values.s3.endpoint) .store -}}
-{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $address) | default (ternary "80" "443" (and (eq .store "s3") (not $values.s3.secure))) -}}
+{{- $address := get (dict "temporal" $values.temporal.address "s3" $values.s3.endpoint "otlp" (regexReplaceAll "^https?://|/.*$" $values.tracing.endpoint "")) .store -}}
+{{- $plain := or (and (eq .store "s3") (not $values.s3.secure)) (and (eq .store "otlp") (hasPrefix "http://" $values.tracing.endpoint)) -}}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $address) | default (ternary "80" "443" $plain) -}}
 {{- if and $own (index $values.bundled $own).enabled -}}
 - to:
     - podSelector:

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from soundstage.artifact.v1 import artifact_pb2 as soundstage_dot_artifact_dot_v1_dot_artifact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%soundstage/denoiser/v1/denoiser.proto\x12\x16soundstage.denoiser.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%soundstage/artifact/v1/artifact.proto\"\x84\x05\n\x0e\x44\x65noiseRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12>\n\x0c\x63onditioning\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x05width\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1a\n\x06height\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1f\n\nnum_frames\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12$\n\x03\x66ps\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\xf0?\x12\'\n\x13num_inference_steps\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x12/\n\x0eguidance_scale\x18\t \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00I@)\x00\x00\x00\x00\x00\x00\xf0?\x12\x15\n\x04seed\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\'\n\x13preview_every_steps\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12<\n\x08priority\x18\x0c \x01(\x0e\x32 .soundstage.denoiser.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x31\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x39\n\ncheckpoint\x18\x0e \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactH\x01\x88\x01\x01\x42\x0b\n\t_deadlineB\r\n\x0b_checkpoint\"\x84\x03\n\x0f\x44\x65noiseResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12;\n\x08progress\x18\x02 \x01(\x0b\x32\'.soundstage.denoiser.v1.DenoiseProgressH\x00\x12\x39\n\x07preview\x18\x03 \x01(\x0b\x32&.soundstage.denoiser.v1.DenoisePreviewH\x00\x12?\n\ncheckpoint\x18\x04 \x01(\x0b\x32).soundstage.denoiser.v1.DenoiseCheckpointH\x00\x12\x37\n\x06result\x18\x05 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseResultH\x00\x12\x37\n\x06queued\x18\x06 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseQueuedH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"(\n\rDenoiseQueued\x12\x17\n\x06\x62\x65\x66ore\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"s\n\x0f\x44\x65noiseProgress\x12:\n\x08progress\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressB\x06\xbaH\x03\xc8\x01\x01\x12$\n\x0cstep_seconds\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"@\n\x0e\x44\x65noisePreview\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x17\n\x04jpeg\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\"h\n\x11\x44\x65noiseCheckpoint\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12<\n\ncheckpoint\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\"x\n\rDenoiseResult\x12\x39\n\x07latents\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\xc2\x01\n\x0f\x44\x65noiserService\x12\\\n\x07\x44\x65noise\x12&.soundstage.denoiser.v1.DenoiseRequest\x1a\'.soundstage.denoiser.v1.DenoiseResponse0\x01\x12Q\n\x04Stop\x12#.soundstage.denoiser.v1.StopRequest\x1a$.soundstage.denoiser.v1.StopResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%soundstage/denoiser/v1/denoiser.proto\x12\x16soundstage.denoiser.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%soundstage/artifact/v1/artifact.proto\"\xbe\x05\n\x0e\x44\x65noiseRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12>\n\x0c\x63onditioning\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x05width\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1a\n\x06height\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1f\n\nnum_frames\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12$\n\x03\x66ps\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\xf0?\x12\'\n\x13num_inference_steps\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x12/\n\x0eguidance_scale\x18\t \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00I@)\x00\x00\x00\x00\x00\x00\xf0?\x12\x15\n\x04seed\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\'\n\x13preview_every_steps\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12<\n\x08priority\x18\x0c \x01(\x0e\x32 .soundstage.denoiser.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x31\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x39\n\ncheckpoint\x18\x0e \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactH\x01\x88\x01\x01\x12/\n\x04lora\x18\x0f \x01(\x0b\x32\x1c.soundstage.denoiser.v1.LoraH\x02\x88\x01\x01\x42\x0b\n\t_deadlineB\r\n\x0b_checkpointB\x07\n\x05_lora\"j\n\x04Lora\x12:\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12&\n\x05scale\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00\"\x84\x03\n\x0f\x44\x65noiseResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12;\n\x08progress\x18\x02 \x01(\x0b\x32\'.soundstage.denoiser.v1.DenoiseProgressH\x00\x12\x39\n\x07preview\x18\x03 \x01(\x0b\x32&.soundstage.denoiser.v1.DenoisePreviewH\x00\x12?\n\ncheckpoint\x18\x04 \x01(\x0b\x32).soundstage.denoiser.v1.DenoiseCheckpointH\x00\x12\x37\n\x06result\x18\x05 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseResultH\x00\x12\x37\n\x06queued\x18\x06 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseQueuedH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"(\n\rDenoiseQueued\x12\x17\n\x06\x62\x65\x66ore\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"s\n\x0f\x44\x65noiseProgress\x12:\n\x08progress\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressB\x06\xbaH\x03\xc8\x01\x01\x12$\n\x0cstep_seconds\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"@\n\x0e\x44\x65noisePreview\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x17\n\x04jpeg\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\"h\n\x11\x44\x65noiseCheckpoint\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12<\n\ncheckpoint\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\"x\n\rDenoiseResult\x12\x39\n\x07latents\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\xc2\x01\n\x0f\x44\x65noiserService\x12\\\n\x07\x44\x65noise\x12&.soundstage.denoiser.v1.DenoiseRequest\x1a\'.soundstage.denoiser.v1.DenoiseResponse0\x01\x12Q\n\x04Stop\x12#.soundstage.denoiser.v1.StopRequest\x1a$.soundstage.denoiser.v1.StopResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +58,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DENOISEREQUEST'].fields_by_name['preview_every_steps']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_DENOISEREQUEST'].fields_by_name['priority']._loaded_options = None
   _globals['_DENOISEREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LORA'].fields_by_name['artifact']._loaded_options = None
+  _globals['_LORA'].fields_by_name['artifact']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_LORA'].fields_by_name['scale']._loaded_options = None
+  _globals['_LORA'].fields_by_name['scale']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\000@)\000\000\000\000\000\000\000\000'
   _globals['_DENOISERESPONSE'].oneofs_by_name['event']._loaded_options = None
   _globals['_DENOISERESPONSE'].oneofs_by_name['event']._serialized_options = b'\272H\002\010\001'
   _globals['_DENOISEQUEUED'].fields_by_name['before']._loaded_options = None
@@ -78,26 +82,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DENOISERESULT'].fields_by_name['latents']._serialized_options = b'\272H\003\310\001\001'
   _globals['_STOPREQUEST'].fields_by_name['attempt']._loaded_options = None
   _globals['_STOPREQUEST'].fields_by_name['attempt']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_PRIORITY']._serialized_start=1763
-  _globals['_PRIORITY']._serialized_end=1868
+  _globals['_PRIORITY']._serialized_start=1929
+  _globals['_PRIORITY']._serialized_end=2034
   _globals['_DENOISEREQUEST']._serialized_start=167
-  _globals['_DENOISEREQUEST']._serialized_end=811
-  _globals['_DENOISERESPONSE']._serialized_start=814
-  _globals['_DENOISERESPONSE']._serialized_end=1202
-  _globals['_DENOISEQUEUED']._serialized_start=1204
-  _globals['_DENOISEQUEUED']._serialized_end=1244
-  _globals['_DENOISEPROGRESS']._serialized_start=1246
-  _globals['_DENOISEPROGRESS']._serialized_end=1361
-  _globals['_DENOISEPREVIEW']._serialized_start=1363
-  _globals['_DENOISEPREVIEW']._serialized_end=1427
-  _globals['_DENOISECHECKPOINT']._serialized_start=1429
-  _globals['_DENOISECHECKPOINT']._serialized_end=1533
-  _globals['_DENOISERESULT']._serialized_start=1535
-  _globals['_DENOISERESULT']._serialized_end=1655
-  _globals['_STOPREQUEST']._serialized_start=1657
-  _globals['_STOPREQUEST']._serialized_end=1728
-  _globals['_STOPRESPONSE']._serialized_start=1730
-  _globals['_STOPRESPONSE']._serialized_end=1761
-  _globals['_DENOISERSERVICE']._serialized_start=1871
-  _globals['_DENOISERSERVICE']._serialized_end=2065
+  _globals['_DENOISEREQUEST']._serialized_end=869
+  _globals['_LORA']._serialized_start=871
+  _globals['_LORA']._serialized_end=977
+  _globals['_DENOISERESPONSE']._serialized_start=980
+  _globals['_DENOISERESPONSE']._serialized_end=1368
+  _globals['_DENOISEQUEUED']._serialized_start=1370
+  _globals['_DENOISEQUEUED']._serialized_end=1410
+  _globals['_DENOISEPROGRESS']._serialized_start=1412
+  _globals['_DENOISEPROGRESS']._serialized_end=1527
+  _globals['_DENOISEPREVIEW']._serialized_start=1529
+  _globals['_DENOISEPREVIEW']._serialized_end=1593
+  _globals['_DENOISECHECKPOINT']._serialized_start=1595
+  _globals['_DENOISECHECKPOINT']._serialized_end=1699
+  _globals['_DENOISERESULT']._serialized_start=1701
+  _globals['_DENOISERESULT']._serialized_end=1821
+  _globals['_STOPREQUEST']._serialized_start=1823
+  _globals['_STOPREQUEST']._serialized_end=1894
+  _globals['_STOPRESPONSE']._serialized_start=1896
+  _globals['_STOPRESPONSE']._serialized_end=1927
+  _globals['_DENOISERSERVICE']._serialized_start=2037
+  _globals['_DENOISERSERVICE']._serialized_end=2231
 # @@protoc_insertion_point(module_scope)

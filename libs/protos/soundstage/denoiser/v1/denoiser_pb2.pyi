@@ -65,6 +65,7 @@ class DenoiseRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as `ListModels` gives it."""
     width: _builtins.int
@@ -103,6 +104,10 @@ class DenoiseRequest(_message.Message):
         noise. Either way the latents are the same.
         """
 
+    @_builtins.property
+    def lora(self) -> Global___Lora:
+        """A low-rank change of the transformers, for this video only. Absent: the model as it is."""
+
     def __init__(
         self,
         *,
@@ -120,21 +125,52 @@ class DenoiseRequest(_message.Message):
         priority: Global___Priority.ValueType = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         checkpoint: _artifact_pb2.Artifact | None = ...,
+        lora: Global___Lora | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_deadline", b"_deadline", "attempt", b"attempt", "checkpoint", b"checkpoint", "conditioning", b"conditioning", "deadline", b"deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_deadline", b"_deadline", "_lora", b"_lora", "attempt", b"attempt", "checkpoint", b"checkpoint", "conditioning", b"conditioning", "deadline", b"deadline", "lora", b"lora"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_deadline", b"_deadline", "attempt", b"attempt", "checkpoint", b"checkpoint", "conditioning", b"conditioning", "deadline", b"deadline", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "model", b"model", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "preview_every_steps", b"preview_every_steps", "priority", b"priority", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_deadline", b"_deadline", "_lora", b"_lora", "attempt", b"attempt", "checkpoint", b"checkpoint", "conditioning", b"conditioning", "deadline", b"deadline", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "lora", b"lora", "model", b"model", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "preview_every_steps", b"preview_every_steps", "priority", b"priority", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint: _TypeAlias = _typing.Literal["checkpoint"]  # noqa: Y015
     _WhichOneofArgType__checkpoint: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint"]  # noqa: Y015
     _WhichOneofReturnType__deadline: _TypeAlias = _typing.Literal["deadline"]  # noqa: Y015
     _WhichOneofArgType__deadline: _TypeAlias = _typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
+    _WhichOneofReturnType__lora: _TypeAlias = _typing.Literal["lora"]  # noqa: Y015
+    _WhichOneofArgType__lora: _TypeAlias = _typing.Literal["_lora", b"_lora"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint) -> _WhichOneofReturnType__checkpoint | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline) -> _WhichOneofReturnType__deadline | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora) -> _WhichOneofReturnType__lora | None: ...
 
 Global___DenoiseRequest: _TypeAlias = DenoiseRequest  # noqa: Y015
+
+@_typing.final
+class Lora(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    scale: _builtins.float
+    """How strongly it changes the weights."""
+    @_builtins.property
+    def artifact(self) -> _artifact_pb2.Artifact:
+        """safetensors, with the names of the model's diffusers pipeline or of one that diffusers converts."""
+
+    def __init__(
+        self,
+        *,
+        artifact: _artifact_pb2.Artifact | None = ...,
+        scale: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lora: _TypeAlias = Lora  # noqa: Y015
 
 @_typing.final
 class DenoiseResponse(_message.Message):

@@ -55,7 +55,8 @@ class DenoiserServiceServicer:
         """Denoises one video. Cancelling the call stops the work within one step. The same request gives the same latents,
         bit for bit, on the same kind of machine. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for a size,
         length or number of steps outside the model's limits, FAILED_PRECONDITION for a missing, altered or unfitting
-        conditioning or checkpoint, RESOURCE_EXHAUSTED when too many videos are active and waiting.
+        conditioning, checkpoint or LoRA, and for any LoRA where the transformer runs on Triton, RESOURCE_EXHAUSTED when too
+        many videos are active and waiting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

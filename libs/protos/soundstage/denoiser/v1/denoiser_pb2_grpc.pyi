@@ -37,7 +37,8 @@ class DenoiserServiceStub:
     """Denoises one video. Cancelling the call stops the work within one step. The same request gives the same latents,
     bit for bit, on the same kind of machine. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for a size,
     length or number of steps outside the model's limits, FAILED_PRECONDITION for a missing, altered or unfitting
-    conditioning or checkpoint, RESOURCE_EXHAUSTED when too many videos are active and waiting.
+    conditioning, checkpoint or LoRA, and for any LoRA where the transformer runs on Triton, RESOURCE_EXHAUSTED when too
+    many videos are active and waiting.
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_denoiser_pb2.StopRequest, _denoiser_pb2.StopResponse]
     """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
@@ -55,7 +56,8 @@ class DenoiserServiceAsyncStub(DenoiserServiceStub):
     """Denoises one video. Cancelling the call stops the work within one step. The same request gives the same latents,
     bit for bit, on the same kind of machine. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for a size,
     length or number of steps outside the model's limits, FAILED_PRECONDITION for a missing, altered or unfitting
-    conditioning or checkpoint, RESOURCE_EXHAUSTED when too many videos are active and waiting.
+    conditioning, checkpoint or LoRA, and for any LoRA where the transformer runs on Triton, RESOURCE_EXHAUSTED when too
+    many videos are active and waiting.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_denoiser_pb2.StopRequest, _denoiser_pb2.StopResponse]  # type: ignore[assignment]
     """Tells the work of an attempt to stop, and answers at once. The attempt's own stream stays open until the work has
@@ -76,7 +78,8 @@ class DenoiserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Denoises one video. Cancelling the call stops the work within one step. The same request gives the same latents,
         bit for bit, on the same kind of machine. Errors: NOT_FOUND for an unknown model, INVALID_ARGUMENT for a size,
         length or number of steps outside the model's limits, FAILED_PRECONDITION for a missing, altered or unfitting
-        conditioning or checkpoint, RESOURCE_EXHAUSTED when too many videos are active and waiting.
+        conditioning, checkpoint or LoRA, and for any LoRA where the transformer runs on Triton, RESOURCE_EXHAUSTED when too
+        many videos are active and waiting.
         """
 
     @_abc_1.abstractmethod

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from soundstage.artifact.v1 import artifact_pb2 as _artifact_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -228,6 +229,7 @@ class VideoSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PRESET_FIELD_NUMBER: _builtins.int
     AUDIO_INTENT_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as `ListModels` gives it; empty for the server's default model."""
     prompt: _builtins.str
@@ -262,6 +264,10 @@ class VideoSpec(_message.Message):
         frames.
         """
 
+    @_builtins.property
+    def lora(self) -> Global___Lora:
+        """A low-rank change of the model's transformers, for this video only. Left out: the model as it is."""
+
     def __init__(
         self,
         *,
@@ -278,10 +284,11 @@ class VideoSpec(_message.Message):
         seed: _builtins.int | None = ...,
         preset: Global___Preset.ValueType = ...,
         audio_intent: Global___AudioIntent.ValueType = ...,
+        lora: Global___Lora | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_width", b"_width", "duration", b"duration", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "num_inference_steps", b"num_inference_steps", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora", b"_lora", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_width", b"_width", "duration", b"duration", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "lora", b"lora", "num_inference_steps", b"num_inference_steps", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_width", b"_width", "audio_intent", b"audio_intent", "duration", b"duration", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "model", b"model", "negative_prompt", b"negative_prompt", "num_inference_steps", b"num_inference_steps", "preset", b"preset", "prompt", b"prompt", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora", b"_lora", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_width", b"_width", "audio_intent", b"audio_intent", "duration", b"duration", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "lora", b"lora", "model", b"model", "negative_prompt", b"negative_prompt", "num_inference_steps", b"num_inference_steps", "preset", b"preset", "prompt", b"prompt", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration: _TypeAlias = _typing.Literal["duration"]  # noqa: Y015
     _WhichOneofArgType__duration: _TypeAlias = _typing.Literal["_duration", b"_duration"]  # noqa: Y015
@@ -291,6 +298,8 @@ class VideoSpec(_message.Message):
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
     _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
     _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
+    _WhichOneofReturnType__lora: _TypeAlias = _typing.Literal["lora"]  # noqa: Y015
+    _WhichOneofArgType__lora: _TypeAlias = _typing.Literal["_lora", b"_lora"]  # noqa: Y015
     _WhichOneofReturnType__num_inference_steps: _TypeAlias = _typing.Literal["num_inference_steps"]  # noqa: Y015
     _WhichOneofArgType__num_inference_steps: _TypeAlias = _typing.Literal["_num_inference_steps", b"_num_inference_steps"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
@@ -306,6 +315,8 @@ class VideoSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora) -> _WhichOneofReturnType__lora | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_inference_steps) -> _WhichOneofReturnType__num_inference_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
@@ -313,6 +324,52 @@ class VideoSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___VideoSpec: _TypeAlias = VideoSpec  # noqa: Y015
+
+@_typing.final
+class Lora(_message.Message):
+    """A LoRA: safetensors, with the names of the model's own diffusers pipeline or of one that diffusers converts. Its tensors
+    are read when the video is denoised: one that does not fit the model, or a model whose transformers run on Triton, ends
+    the video with FAILED, reason LORA_UNUSABLE, LORA_UNFITTING or LORA_ON_TRITON.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    file: _builtins.bytes
+    """The file itself, at most 128 MiB and no more than a request to this server may hold (16 MiB as installed). It is
+    kept as long as the video's other intermediate files. Not shown: `GetVideo` and `ListVideos` give `artifact`.
+    """
+    scale: _builtins.float
+    """How strongly it changes the weights, 0 (not at all) to 2. Left out: 1, as it was trained."""
+    @_builtins.property
+    def artifact(self) -> _artifact_pb2.Artifact:
+        """One that lies in the server's store: that of an earlier video of the caller's as `Video.spec` shows it, while its
+        files are kept, or one that the operator put below `_loras/`. Errors: INVALID_ARGUMENT, reason LORA_UNKNOWN.
+        """
+
+    def __init__(
+        self,
+        *,
+        file: _builtins.bytes = ...,
+        artifact: _artifact_pb2.Artifact | None = ...,
+        scale: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "artifact", b"artifact", "file", b"file", "scale", b"scale", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "artifact", b"artifact", "file", b"file", "scale", b"scale", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["file", "artifact"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___Lora: _TypeAlias = Lora  # noqa: Y015
 
 @_typing.final
 class Video(_message.Message):
