@@ -16,6 +16,7 @@ from libs.triton import Call, calling
 from services.denoiser.checkpoints import Checkpoints, Keeper, fingerprint_of
 from services.denoiser.limits import check_limits
 from services.denoiser.line import Line, Place, Urgency
+from services.denoiser.merging import steps_that_pay
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.preview import to_jpeg
 
@@ -75,7 +76,7 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Capacity:
-    """How many videos are at work, wait, and step at the same time."""
+    """How many videos are at work, wait, and step at the same time; 0 steps: as many as `merging` finds to pay."""
 
     active: int
     waiting: int
@@ -98,12 +99,17 @@ class Denoiser:
         self._metrics = metrics
         self._checkpoints = checkpoints
         self._capacity = capacity
-        self._places, self._turns = Line(capacity.active), Line(capacity.steps_at_once)
+        self._places, self._turns = Line(capacity.active), Line(max(1, capacity.steps_at_once))
+        metrics.steps_at_once(max(1, capacity.steps_at_once))
 
     def warm(self, models: Iterable[str]) -> None:
-        """Load models before the first request."""
-        for name in models:
-            self._load(self._catalog.get(name))
+        """Load models before the first request, and see how many steps at once pay, unless that is given."""
+        cards = [self._catalog.get(name) for name in models]
+        loaded = [(card, self._load(card)[0]) for card in cards]
+        if loaded and not self._capacity.steps_at_once:
+            steps = steps_that_pay(loaded, self._capacity.active, self._metrics)
+            self._turns.grow(steps - 1)
+            self._metrics.steps_at_once(steps)
 
     def denoise(self, job: DenoiseJob, stage: Stage) -> Denoised:
         """Write `latents.safetensors`, going on from the newest checkpoint of an earlier attempt.

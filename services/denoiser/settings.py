@@ -35,9 +35,9 @@ class DenoiserSettings(ServiceSettings):
     max_waiting_videos: int = Field(default=64, ge=0, le=10_000)
     """Videos that wait for one of those places, the most urgent first; one more is refused with RESOURCE_EXHAUSTED."""
 
-    steps_at_once: int = Field(default=1, ge=1, le=64)
-    """Videos that step at the same time. In this process more than one gains little; with Triton, where calls of equal
-    shapes are merged to a batch, as many as its pods have room for."""
+    steps_at_once: int = Field(default=0, ge=0, le=64)
+    """Videos that step at the same time. 0: as many as pay, measured in a few seconds at start with the models that are
+    loaded then. Where Triton's pods come and go, give the number: what is there at start says little."""
 
     checkpoint_every_steps: int = Field(default=5, ge=0, le=1000)
     """A checkpoint is due after so many steps; 0: not by steps."""
