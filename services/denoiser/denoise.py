@@ -133,7 +133,7 @@ class Denoiser:
             began = time.perf_counter()
             with (
                 Place(self._turns, urgency, stage.raise_if_cancelled) as turn,
-                calling(Call(stage.raise_if_cancelled)),
+                calling(Call(stage.raise_if_cancelled, job.priority)),
             ):
                 tensors = pipeline(
                     conditioning,

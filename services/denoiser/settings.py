@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from libs.serving import ServiceSettings
+from libs.triton import TritonSettings
 from services.denoiser.checkpoints import CheckpointPolicy
 from services.denoiser.denoise import Capacity
 
 __all__ = ["DenoiserSettings"]
 
 
-class DenoiserSettings(ServiceSettings):
+class DenoiserSettings(TritonSettings, ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SOUNDSTAGE_DENOISER_", frozen=True, extra="forbid")
 
     torch_threads: int = Field(default=0, ge=0)
@@ -51,19 +50,6 @@ class DenoiserSettings(ServiceSettings):
     feature_cache_threshold: float = Field(default=0.0, ge=0, le=1)
     """A transformer call is left out when its output would differ from the last one by less than this share, as far as
     can be estimated; 0 leaves none out. At 0.1 Diorama takes 0.6 of the time, at 42 dB to all calls."""
-
-    triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """Where the transformer runs: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
-    every model that is not named. A model without any: in this process."""
-
-    triton_call_seconds: float = Field(default=120.0, gt=0)
-    """Deadline of one transformer call to one Triton pod, its queue there included."""
-
-    triton_attempts: int = Field(default=4, ge=1, le=20)
-    """Calls made for one step, in turn to the pods, before the video's stage fails with UNAVAILABLE."""
-
-    triton_shared_memory: bool = True
-    """Tensors go through shared memory to a pod on a loopback address, where it can map it; else through gRPC."""
 
     @property
     def capacity(self) -> Capacity:

@@ -22,6 +22,7 @@ def render_job_from_proto(request: pb.RenderRequest) -> RenderJob:
         latents=ref_from_proto(request.latents),
         num_frames=request.num_frames,
         fps=Fraction(request.fps_numerator, request.fps_denominator),
+        priority=request.priority or pb.PRIORITY_STANDARD,
     )
 
 

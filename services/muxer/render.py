@@ -36,6 +36,8 @@ class RenderJob:
     latents: Ref
     num_frames: int
     fps: Fraction
+    priority: int
+    """1 interactive, 2 standard, 3 batch."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ class Renderer:
             path = Path(folder) / "picture.mp4"
             began = time.perf_counter()
             # Closed here, not by the garbage collector: a cancelled decode must let go of its memory at once.
-            with calling(Call(stage.raise_if_cancelled)), closing(_chunks(decode, latents, job)) as chunks:
+            with (
+                calling(Call(stage.raise_if_cancelled, job.priority)),
+                closing(_chunks(decode, latents, job)) as chunks,
+            ):
                 self._encode(_exactly(job.num_frames, chunks), path, job, stage)
             self._metrics.rendered(job.num_frames, time.perf_counter() - began)
             picture = self._store.put_file(job.prefix.key("picture.mp4"), path, "video/mp4")

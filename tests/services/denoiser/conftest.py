@@ -21,6 +21,7 @@ from libs.catalog import Catalog
 from libs.families import PipelineCache, load_denoise
 from libs.families.diorama.components import load_transformer
 from libs.serving import Endpoint, open_channel, running
+from libs.triton.calling import current_call
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
 from services.denoiser.metrics import DenoiserMetrics
@@ -40,12 +41,14 @@ class Pacer(nn.Module):
         self.calls = 0
         self.at_work = 0
         self.most_at_work = 0
+        self.priorities: set[int] = set()
         self._lock = threading.Lock()
 
     def forward(self, **inputs: Any) -> Any:
         with self._lock:
             self.calls += 1
             self.at_work += 1
+            self.priorities.add(current_call().priority)
             self.most_at_work = max(self.most_at_work, self.at_work)
         threading.Event().wait(self.seconds)
         outputs = self.inner(**inputs)

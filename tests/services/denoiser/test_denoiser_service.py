@@ -88,6 +88,14 @@ async def test_previews_are_small_jpegs_of_three_frames(service: Service) -> Non
     assert previews[0].jpeg != previews[-1].jpeg
 
 
+@pytest.mark.parametrize(
+    ("given", "passed"), [(pb.PRIORITY_BATCH, 3), (pb.PRIORITY_INTERACTIVE, 1), (pb.PRIORITY_UNSPECIFIED, 2)]
+)
+async def test_transformer_calls_know_the_priority(service: Service, given: pb.Priority, passed: int) -> None:
+    await service.denoise(priority=given, num_inference_steps=2)
+    assert service.pacer.priorities == {passed}
+
+
 async def test_no_previews_unless_asked_for(service: Service) -> None:
     assert of_kind(await service.denoise(), "preview") == []
 
