@@ -13,7 +13,8 @@ from libs.errors import ResourceExhausted
 from libs.families import LoopState, PipelineCache, Step, steps_done
 from libs.serving import Stage
 from libs.triton import Call, calling
-from services.denoiser.checkpoints import Checkpoints, Keeper, fingerprint_of
+from services.denoiser.checkpoints import Checkpoints, Keeper
+from services.denoiser.fingerprint import fingerprint_of
 from services.denoiser.limits import check_limits
 from services.denoiser.line import Line, Place, Urgency
 from services.denoiser.merging import steps_that_pay
