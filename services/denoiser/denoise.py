@@ -73,6 +73,8 @@ class Queued:
 class Denoised:
     latents: Ref
     load_seconds: float
+    gpu_seconds: float
+    """Of this attempt's steps."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,12 @@ class Denoiser:
             fingerprint = fingerprint_of(job, card.path, pipeline.cache_threshold)
             resume, keeper = self._resume(job, fingerprint), self._checkpoints.keeper(job, fingerprint)
             stage.emit(StepDone(steps_done(resume) if resume else 0, job.num_inference_steps, 0.0))
-            began = time.perf_counter()
+            began, ran = time.perf_counter(), list[float]()
+
+            def on_step(step: Step) -> None:
+                ran.append(step.seconds)
+                self._between_steps(step, job, stage, turn, keeper)
+
             with (
                 Place(self._turns, urgency, stage.raise_if_cancelled) as turn,
                 calling(Call(stage.raise_if_cancelled, job.priority)),
@@ -146,13 +153,13 @@ class Denoiser:
                     guidance_scale=job.guidance_scale,
                     seed=job.seed,
                     preview_every_steps=job.preview_every_steps,
-                    on_step=lambda step: self._between_steps(step, job, stage, turn, keeper),
+                    on_step=on_step,
                     resume=resume,
                 )
             self._metrics.denoised(card.name, time.perf_counter() - began)
             latents = put_tensors(self._store, job.prefix.key("latents.safetensors"), tensors)
             keeper.clear()
-        return Denoised(latents, load_seconds)
+        return Denoised(latents, load_seconds, sum(ran))
 
     def _between_steps(self, step: Step, job: DenoiseJob, stage: Stage, turn: Place, keeper: Keeper) -> None:
         """Others step while this video's events go out: a slow reader delays nobody else's video for long."""

@@ -52,6 +52,8 @@ async def test_every_step_is_told_and_latents_are_written(service: Service) -> N
     assert latents.shape == (1, 8, 4, 2, 2)
     assert latents.dtype.name == "float32"
     assert 0 < result.usage.load_seconds < result.usage.wall_seconds
+    assert result.usage.gpu_seconds == pytest.approx(sum(step.step_seconds for step in steps))
+    assert result.usage.gpu_seconds < result.usage.wall_seconds
     assert (await service.denoise())[-1].result.usage.load_seconds == 0
     assert service.registry.get_sample_value("soundstage_denoiser_step_seconds_count", {"model": "diorama"}) == 12
 

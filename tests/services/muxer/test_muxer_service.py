@@ -142,6 +142,13 @@ async def test_decoding_knows_the_priority(setting: Setting, given: pb.Priority,
     assert setting.decoder.priorities == {passed}
 
 
+async def test_gpu_seconds_are_those_of_decoding(setting: Setting) -> None:
+    setting.decoder.pause_seconds = 0.1
+    events = [event async for event in setting.stub.Render(setting.render_request(coloured(8), 8), timeout=30)]
+    usage = events[-1].result.usage
+    assert 0.2 <= usage.gpu_seconds < usage.wall_seconds
+
+
 async def test_same_latents_same_bytes(setting: Setting) -> None:
     request = setting.render_request(coloured(), 24)
     digests = {[event async for event in setting.stub.Render(request)][-1].result.picture.sha256 for _ in range(2)}
