@@ -116,7 +116,10 @@ def test_settings_of_every_service_are_in_its_readme_or_pointed_at(service: str)
     assert "libs/serving/settings.py" in readme or all(f"`{name}`" in readme for name in common)
 
 
-@pytest.mark.parametrize("file", [f"services/{name}/settings.py" for name in SERVICES] + ["libs/serving/settings.py"])
+@pytest.mark.parametrize(
+    "file",
+    [f"services/{name}/settings.py" for name in SERVICES] + ["libs/serving/settings.py", "libs/triton/settings.py"],
+)
 def test_every_setting_is_explained_below_it(file: str) -> None:
     (kind,) = (node for node in ast.parse(read(file)).body if isinstance(node, ast.ClassDef))
     fields = [index for index, node in enumerate(kind.body) if isinstance(node, ast.AnnAssign)]

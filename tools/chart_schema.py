@@ -28,8 +28,8 @@ WIRED = frozenset(
 )
 """Of every service: other keys of the values say these. So do keys for whatever has one of the beginnings."""
 WIRED_BEGINNINGS = ("s3_", "tls_")
-WIRED_TRITON = "triton_addresses"
-"""Of the denoiser and the muxer: the pools' `models` say it."""
+WIRED_TRITON = ("triton_addresses", "steps_at_once")
+"""Of the denoiser and the muxer: the pools' `models` and `denoiser.videosPerReplica` say it."""
 WIRED_GATEWAY = frozenset({"api_keys", "database_url", "default_model", "max_concurrent_stages", "role", "tenant"})
 WIRED_GATEWAY_BEGINNINGS = (
     "demand_clear_seconds",
@@ -49,7 +49,7 @@ def settings_class(service: str) -> Any:  # noqa: ANN401 (classes of five servic
 
 def is_wired(service: str, field: str) -> bool:
     """Whether the chart itself says the field."""
-    if field in WIRED or field == WIRED_TRITON or field.startswith(WIRED_BEGINNINGS):
+    if field in WIRED or field in WIRED_TRITON or field.startswith(WIRED_BEGINNINGS):
         return True
     is_address = field.endswith("_address") or field.startswith(WIRED_GATEWAY_BEGINNINGS)
     return service == "gateway" and (field in WIRED_GATEWAY or is_address)

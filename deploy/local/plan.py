@@ -24,6 +24,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 REMOTE = ("denoiser", "muxer")
 """Who uses Triton where there is one."""
 GRACE_SECONDS = 5
+OWN_DEFAULTS = {"denoiser": {"STEPS_AT_ONCE": "1"}}
+"""What measuring comes to on one machine without a GPU (decision 0028); the start need not wait for it."""
 STAGE_AWAY_ATTEMPTS = 8
 """A minute and a half: nobody starts a service anew here that has died."""
 
@@ -68,6 +70,7 @@ def _service(
         "GRACE_SECONDS": str(GRACE_SECONDS),
         "ARTIFACTS_URL": state.artifacts.as_uri(),
         "MODELS_DIR": str(MODELS),
+        **OWN_DEFAULTS.get(name, {}),
     }
     prefix = f"SOUNDSTAGE_{name.upper()}_"
     environment = {

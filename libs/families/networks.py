@@ -38,6 +38,7 @@ __all__ = [
     "network_named",
     "rounded",
     "shape_of",
+    "zeros",
 ]
 
 
@@ -165,6 +166,14 @@ def _resolved(dim: Dim, names: Mapping[str, int], config: Mapping[str, Any]) -> 
             return names[dim]
         case int():
             return dim
+
+
+def zeros(network: Network, config: Mapping[str, Any], names: Mapping[str, int], rows: int) -> dict[str, Tensor]:
+    """Inputs of these sizes, for calls of which only that they are made, or how long they take, is of interest."""
+    return {
+        spec.name: torch.zeros((rows, *shape_of(spec, names, config)), dtype=getattr(torch, spec.dtype))
+        for spec in network.inputs
+    }
 
 
 def rounded(tensor: Tensor, spec: TensorSpec, dtype: torch.dtype) -> Tensor:

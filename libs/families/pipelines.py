@@ -22,6 +22,7 @@ from libs.families.guidance import BatchedGuidance, RowsTransformer
 from libs.families.loading import Lazy, LazyModel
 from libs.families.lora import by_transformer, fused, read_lora
 from libs.families.modular import Components, Module, SchedulerMixin
+from libs.families.networks import network_named, rounded, zeros
 from libs.families.remote import RemoteTransformer
 from libs.families.step import LoopState, OnStep
 from libs.families.step_cache import StepCache
@@ -73,11 +74,13 @@ class DenoisePipeline:
         transformers: Mapping[str, nn.Module] = MappingProxyType({}),
         cache_threshold: float = 0.0,
     ) -> None:
-        self._family = family_named(family)
+        self._family, self._family_name = family_named(family), family
         self.cache_threshold = cache_threshold
         self._components = self._family.denoise.load(model_dir)
-        for name, load in self._family.transformers.items():
-            self._components[name] = RowsTransformer(transformers[name] if name in transformers else load(model_dir))
+        self._components |= {
+            name: RowsTransformer(transformers[name] if name in transformers else load(model_dir))
+            for name, load in self._family.transformers.items()
+        }
 
     @torch.inference_mode()
     def __call__(
@@ -146,6 +149,24 @@ class DenoisePipeline:
         """The model itself, loaded."""
         inner: nn.Module = self._components[name].inner
         return inner.load() if isinstance(inner, LazyModel) else inner
+
+    @torch.inference_mode()
+    def probe(self, width: int, height: int, num_frames: int) -> None:
+        """One transformer call as a step with guidance makes it, of zeros: how long it takes is all it tells.
+
+        Raises FailedPrecondition NETWORK_UNKNOWN for a family without a row in the table of networks.
+        """
+        name = next(iter(self._family.transformers))
+        transformer = self._components[name].inner
+        network = network_named(self._family_name, name)
+        usual = {text: points[1] for text, points in network.texts.items()}
+        names = {**network.sizes(width, height, num_frames), **usual}
+        given = zeros(network, transformer.config, names, rows=2)
+        if isinstance(transformer, RemoteTransformer):
+            transformer.remote(given)
+        else:
+            dtype = getattr(transformer, "dtype", torch.float32)
+            network.forward(transformer, {spec.name: rounded(given[spec.name], spec, dtype) for spec in network.inputs})
 
     def _caches(self) -> dict[str, StepCache]:
         """Of one run: what they remember is its own."""

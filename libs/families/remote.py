@@ -15,7 +15,7 @@ from diffusers.configuration_utils import FrozenDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from libs.families.networks import Linear, Network, TensorSpec, bind, network_named, shape_of
+from libs.families.networks import Linear, Network, TensorSpec, bind, network_named, shape_of, zeros
 
 __all__ = ["Infer", "RemoteDecoder", "RemoteNetwork", "RemoteTransformer"]
 
@@ -63,12 +63,7 @@ class RemoteNetwork:
         """One real inference, of zeros for a picture of this size: that it can be done is all it tells."""
         least = {name: points[0] for name, points in self._network.texts.items()}
         names = {**self._network.sizes(width, height, num_frames), **least}
-        self(
-            {
-                spec.name: torch.zeros((1, *shape_of(spec, names, self.config)), dtype=getattr(torch, spec.dtype))
-                for spec in self._network.inputs
-            }
-        )
+        self(zeros(self._network, self.config, names, rows=1))
 
 
 class RemoteTransformer(nn.Module):

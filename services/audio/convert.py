@@ -40,12 +40,14 @@ def response_to_proto(event: object) -> pb.SynthesizeResponse:
             return pb.SynthesizeResponse(heartbeat=artifact_pb2.Heartbeat(elapsed_seconds=elapsed_seconds))
         case Progress(step, total_steps):
             return pb.SynthesizeResponse(progress=artifact_pb2.Progress(step=step, total_steps=total_steps))
-        case Done(Synthesized(sound, measures, load_seconds), wall_seconds):
+        case Done(Synthesized(sound, measures, load_seconds, gpu_seconds), wall_seconds):
             return pb.SynthesizeResponse(
                 result=pb.SynthesizeResult(
                     sound=ref_to_proto(sound),
                     measures=pb.SoundMeasures(**asdict(measures)),
-                    usage=artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds),
+                    usage=artifact_pb2.Usage(
+                        wall_seconds=wall_seconds, load_seconds=load_seconds, gpu_seconds=gpu_seconds
+                    ),
                 )
             )
         case _:

@@ -46,6 +46,7 @@ class Synthesized:
     sound: Ref
     measures: Measures
     load_seconds: float
+    gpu_seconds: float
 
 
 class Synthesizer:
@@ -82,12 +83,12 @@ class Synthesizer:
             folder = Path(name)
             picture = self._read(job.picture, folder / "picture.mp4", stage)
             stage.progress(1, _STEPS)
-            sound = self._sound(make, picture, job)
+            sound, gpu_seconds = self._sound(make, picture, job)
             stage.progress(2, _STEPS)
             write_flac(folder / "sound.flac", sound)
             ref = self._store.put_file(job.prefix.key("sound.flac"), folder / "sound.flac", "audio/flac")
             stage.progress(3, _STEPS)
-        return Synthesized(ref, measure(sound, SAMPLE_RATE), load_seconds)
+        return Synthesized(ref, measure(sound, SAMPLE_RATE), load_seconds, gpu_seconds)
 
     def _load(self, model: str) -> tuple[SoundPipeline | JointSound, float]:
         with span("load", model=model):
@@ -110,11 +111,13 @@ class Synthesizer:
         _refuse_latents(job)
         return lambda picture: pipeline(picture.frames, float(picture.fps), job.prompt, job.intent, job.seed)
 
-    def _sound(self, make: _Make, picture: Picture, job: SynthesizeJob) -> NDArray[np.float32]:
+    def _sound(self, make: _Make, picture: Picture, job: SynthesizeJob) -> tuple[NDArray[np.float32], float]:
+        """And the seconds that making it took."""
         began = time.perf_counter()
         with span("synthesize", model=job.model, frames=len(picture.frames)):
             sound = make(picture)
-        self._metrics.synthesized(job.model, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._metrics.synthesized(job.model, seconds)
         try:
             check(sound, picture.num_samples, silent=job.intent == "silent")
         except Internal as error:
@@ -122,7 +125,7 @@ class Synthesizer:
             raise
         limited, gain_db = limit(sound)
         self._metrics.checked(turned_down=gain_db < 0, silent=not limited.any())
-        return limited
+        return limited, seconds
 
 
 def _decoded(

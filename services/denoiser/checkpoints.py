@@ -8,15 +8,12 @@ the name tells a damaged one, the fingerprint inside one of another request, mod
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +26,7 @@ from services.denoiser.metrics import DenoiserMetrics
 if TYPE_CHECKING:
     from services.denoiser.denoise import DenoiseJob
 
-__all__ = ["CheckpointPolicy", "Checkpoints", "Keeper", "Written", "fingerprint_of"]
+__all__ = ["CheckpointPolicy", "Checkpoints", "Keeper", "Written"]
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{5})-([0-9a-f]{64})\.safetensors")
@@ -180,16 +177,6 @@ class Keeper:
             self._store.delete([stored.key for _, stored, _ in _of_video(self._store, self._prefix)])
         except SoundstageError as error:  # the collector comes for what is left
             _log.info("checkpoints not deleted", extra={"cause": str(error)})
-
-
-def fingerprint_of(job: DenoiseJob, model_dir: Path, cache_threshold: float) -> str:
-    """Equal for attempts whose latents are equal: the same request, LoRA, model files and versions of what computes."""
-    files = sorted((str(path.relative_to(model_dir)), path.stat().st_size) for path in model_dir.rglob("*.*"))
-    request = [job.width, job.height, job.num_frames, job.fps, job.num_inference_steps, job.guidance_scale, job.seed]
-    versions = version("diffusers"), version("torch")
-    facts = [job.model, files, job.conditioning.sha256, request, cache_threshold, versions]
-    facts += job.lora.facts if job.lora else ()
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _of_video(store: Store, prefix: AttemptPrefix) -> list[tuple[int, Stored, str]]:

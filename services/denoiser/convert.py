@@ -49,8 +49,8 @@ def response_to_proto(event: object) -> pb.DenoiseResponse:
             return pb.DenoiseResponse(queued=pb.DenoiseQueued(before=before))
         case Written(step, ref):
             return pb.DenoiseResponse(checkpoint=pb.DenoiseCheckpoint(step=step, checkpoint=ref_to_proto(ref)))
-        case Done(Denoised(latents, load_seconds), wall_seconds):
-            usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds)
+        case Done(Denoised(latents, load_seconds, gpu_seconds), wall_seconds):
+            usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds, gpu_seconds=gpu_seconds)
             return pb.DenoiseResponse(result=pb.DenoiseResult(latents=ref_to_proto(latents), usage=usage))
         case _:
             raise TypeError(f"no DenoiseResponse for {event!r}")

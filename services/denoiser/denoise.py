@@ -14,10 +14,12 @@ from libs.errors import ResourceExhausted
 from libs.families import LoopState, PipelineCache, Step, steps_done
 from libs.serving import Stage, event, span
 from libs.triton import Call, calling
-from services.denoiser.checkpoints import Checkpoints, Keeper, fingerprint_of
+from services.denoiser.checkpoints import Checkpoints, Keeper
+from services.denoiser.fingerprint import fingerprint_of
 from services.denoiser.limits import check_limits
 from services.denoiser.line import Line, Place, Urgency
 from services.denoiser.loras import Lora, Loras
+from services.denoiser.merging import steps_that_pay
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.preview import to_jpeg
 
@@ -74,11 +76,13 @@ class Queued:
 class Denoised:
     latents: Ref
     load_seconds: float
+    gpu_seconds: float
+    """Of this attempt's steps."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """How many videos are at work, wait, and step at the same time."""
+    """How many videos are at work, wait, and step at the same time; 0 steps: as many as `merging` finds to pay."""
 
     active: int
     waiting: int
@@ -103,12 +107,17 @@ class Denoiser:
         self._checkpoints = checkpoints
         self._loras = loras
         self._capacity = capacity
-        self._places, self._turns = Line(capacity.active), Line(capacity.steps_at_once)
+        self._places, self._turns = Line(capacity.active), Line(max(1, capacity.steps_at_once))
+        metrics.steps_at_once(max(1, capacity.steps_at_once))
 
     def warm(self, models: Iterable[str]) -> None:
-        """Load models before the first request."""
-        for name in models:
-            self._load(self._catalog.get(name))
+        """Load models before the first request, and see how many steps at once pay, unless that is given."""
+        cards = [self._catalog.get(name) for name in models]
+        loaded = [(card, self._load(card)[0]) for card in cards]
+        if loaded and not self._capacity.steps_at_once:
+            steps = steps_that_pay(loaded, self._capacity.active, self._metrics)
+            self._turns.grow(steps - 1)
+            self._metrics.steps_at_once(steps)
 
     def denoise(self, job: DenoiseJob, stage: Stage) -> Denoised:
         """Write `latents.safetensors`, going on from the newest checkpoint of an earlier attempt.
@@ -130,11 +139,16 @@ class Denoiser:
             resume, keeper = self._resume(job, fingerprint), self._checkpoints.keeper(job, fingerprint)
             done_before = steps_done(resume) if resume else 0
             stage.emit(StepDone(done_before, job.num_inference_steps, 0.0))
-            began = time.perf_counter()
+            began, ran = time.perf_counter(), list[float]()
+
+            def on_step(step: Step) -> None:
+                ran.append(step.seconds)
+                self._between_steps(step, job, stage, turn, keeper)
+
             with (
                 span("denoise", model=card.name, steps=job.num_inference_steps, steps_before=done_before),
                 Place(self._turns, urgency, stage.raise_if_cancelled, _waits_for_its_turn) as turn,
-                calling(Call(stage.raise_if_cancelled)),
+                calling(Call(stage.raise_if_cancelled, job.priority)),
             ):
                 if resume:
                     event("resumed", step=done_before)
@@ -148,13 +162,13 @@ class Denoiser:
                     guidance_scale=job.guidance_scale,
                     seed=job.seed,
                     preview_every_steps=job.preview_every_steps,
-                    on_step=lambda step: self._between_steps(step, job, stage, turn, keeper),
+                    on_step=on_step,
                     resume=resume,
                 )
             self._metrics.denoised(card.name, time.perf_counter() - began)
             latents = put_tensors(self._store, job.prefix.key("latents.safetensors"), tensors)
             keeper.clear()
-        return Denoised(latents, load_seconds)
+        return Denoised(latents, load_seconds, sum(ran))
 
     def _between_steps(self, step: Step, job: DenoiseJob, stage: Stage, turn: Place, keeper: Keeper) -> None:
         """Others step while this video's events go out: a slow reader delays nobody else's video for long."""

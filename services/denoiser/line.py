@@ -49,6 +49,12 @@ class Line:
         """Whether who comes now has to wait."""
         return len(self._waiting) >= self._free
 
+    def grow(self, places: int) -> None:
+        """There are so many places more."""
+        with self._changed:
+            self._free += places
+            self._changed.notify_all()
+
     def enter(self, who: Urgency, raise_if_cancelled: Callable[[], None], told: Callable[[int], None]) -> None:
         """Waits for a place. ``told``: how many go before, whenever that changes.
 

@@ -35,6 +35,15 @@ class DenoiserMetrics:
             "soundstage_denoiser_model_load_seconds", "Loading the model's weights.", ["model"], registry=registry
         )
 
+        self._steps_at_once = Gauge(
+            "soundstage_denoiser_steps_at_once", "Videos that step at the same time, at most.", registry=registry
+        )
+        self._merging_seconds = Gauge(
+            "soundstage_denoiser_merging_seconds",
+            "Time per video when so many transformer calls are made at once, measured at start.",
+            ["model", "at_once"],
+            registry=registry,
+        )
         self._checkpoints = Counter(
             "soundstage_denoiser_checkpoints",
             "Checkpoints written, not written because the store failed, read by a later attempt, passed over because "
@@ -59,6 +68,12 @@ class DenoiserMetrics:
 
     def denoised(self, model: str, seconds: float) -> None:
         self._video_seconds.labels(model).observe(seconds)
+
+    def steps_at_once(self, steps: int) -> None:
+        self._steps_at_once.set(steps)
+
+    def merging(self, model: str, at_once: int, seconds_per_video: float) -> None:
+        self._merging_seconds.labels(model, str(at_once)).set(seconds_per_video)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

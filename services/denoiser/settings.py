@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from libs.serving import ServiceSettings
+from libs.triton import TritonSettings
 from services.denoiser.checkpoints import CheckpointPolicy
 from services.denoiser.denoise import Capacity
 from services.denoiser.loras import LoraLimits
@@ -15,7 +14,7 @@ from services.denoiser.loras import LoraLimits
 __all__ = ["DenoiserSettings"]
 
 
-class DenoiserSettings(ServiceSettings):
+class DenoiserSettings(TritonSettings, ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SOUNDSTAGE_DENOISER_", frozen=True, extra="forbid")
 
     torch_threads: int = Field(default=0, ge=0)
@@ -36,9 +35,9 @@ class DenoiserSettings(ServiceSettings):
     max_waiting_videos: int = Field(default=64, ge=0, le=10_000)
     """Videos that wait for one of those places, the most urgent first; one more is refused with RESOURCE_EXHAUSTED."""
 
-    steps_at_once: int = Field(default=1, ge=1, le=64)
-    """Videos that step at the same time. In this process more than one gains little; with Triton, where calls of equal
-    shapes are merged to a batch, as many as its pods have room for."""
+    steps_at_once: int = Field(default=0, ge=0, le=64)
+    """Videos that step at the same time. 0: as many as pay, measured in a few seconds at start with the models that are
+    loaded then. Where Triton's pods come and go, give the number: what is there at start says little."""
 
     checkpoint_every_steps: int = Field(default=5, ge=0, le=1000)
     """A checkpoint is due after so many steps; 0: not by steps."""
@@ -59,19 +58,6 @@ class DenoiserSettings(ServiceSettings):
 
     lora_most_mib: int = Field(default=1024, ge=1, le=16_384)
     """Largest LoRA file; while it is read, it is in memory twice."""
-
-    triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """Where the transformer runs: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
-    every model that is not named. A model without any: in this process."""
-
-    triton_call_seconds: float = Field(default=120.0, gt=0)
-    """Deadline of one transformer call to one Triton pod, its queue there included."""
-
-    triton_attempts: int = Field(default=4, ge=1, le=20)
-    """Calls made for one step, in turn to the pods, before the video's stage fails with UNAVAILABLE."""
-
-    triton_shared_memory: bool = True
-    """Tensors go through shared memory to a pod on a loopback address, where it can map it; else through gRPC."""
 
     @property
     def capacity(self) -> Capacity:

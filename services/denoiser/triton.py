@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from libs.catalog import Catalog
 from libs.families import load_denoise, load_remote_transformers
-from libs.triton import TritonOptions, TritonPools
+from libs.triton import TritonPools
 from services.denoiser.settings import DenoiserSettings
 
 if TYPE_CHECKING:
@@ -32,12 +32,7 @@ async def opened_loader(settings: DenoiserSettings, catalog: Catalog) -> AsyncIt
     if not settings.triton_addresses:
         yield load
         return
-    options = TritonOptions(
-        call_seconds=settings.triton_call_seconds,
-        attempts=settings.triton_attempts,
-        shared_memory=settings.triton_shared_memory,
-    )
-    async with TritonPools(settings.triton_addresses, options) as pools:
+    async with TritonPools(settings.triton_addresses, settings.triton_options) as pools:
         yield partial(_load, catalog, pools, load)
 
 

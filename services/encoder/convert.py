@@ -33,8 +33,8 @@ def response_to_proto(event: object) -> pb.EncodeResponse:
             return pb.EncodeResponse(heartbeat=artifact_pb2.Heartbeat(elapsed_seconds=elapsed_seconds))
         case Progress(step, total_steps):
             return pb.EncodeResponse(progress=artifact_pb2.Progress(step=step, total_steps=total_steps))
-        case Done(Encoded(conditioning, load_seconds), wall_seconds):
-            usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds)
+        case Done(Encoded(conditioning, load_seconds, gpu_seconds), wall_seconds):
+            usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds, gpu_seconds=gpu_seconds)
             return pb.EncodeResponse(result=pb.EncodeResult(conditioning=ref_to_proto(conditioning), usage=usage))
         case _:
             raise TypeError(f"no EncodeResponse for {event!r}")

@@ -44,6 +44,7 @@ class EncodeJob:
 class Encoded:
     conditioning: Ref
     load_seconds: float
+    gpu_seconds: float
 
 
 class Encoder:
@@ -77,11 +78,12 @@ class Encoder:
         began = time.perf_counter()
         with span("encode", model=card.name, with_image=image is not None):
             tensors = pipeline(job.prompt, job.negative_prompt, image, job.width, job.height, job.num_frames)
-        self._metrics.encoded(card.name, time.perf_counter() - began, with_image=image is not None)
+        gpu_seconds = time.perf_counter() - began
+        self._metrics.encoded(card.name, gpu_seconds, with_image=image is not None)
         stage.raise_if_cancelled()
         conditioning = put_tensors(self._store, job.prefix.key("conditioning.safetensors"), tensors)
         stage.progress(_TOTAL_STEPS, _TOTAL_STEPS)
-        return Encoded(conditioning, load_seconds)
+        return Encoded(conditioning, load_seconds, gpu_seconds)
 
     def _read(self, image: Ref | None) -> NDArray[np.uint8] | None:
         if image is None:

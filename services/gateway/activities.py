@@ -193,6 +193,7 @@ class VideoActivities:
             output = await _persistently(lambda: self._attempts.finish(video.key, stage, attempt, made))
             outcome = FINISHED
             metrics.STAGE_SECONDS.labels(stage=stage.value).observe(output.seconds)
+            metrics.STAGE_GPU_SECONDS.labels(stage=stage.value, model=video.spec.model).inc(output.gpu_seconds)
         except _Ended:
             raise
         except _Superseded:

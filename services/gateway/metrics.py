@@ -16,6 +16,11 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900, 3600),
 )
+STAGE_GPU_SECONDS = Counter(
+    "soundstage_gateway_stage_gpu_seconds_total",
+    "Seconds for which a model's networks ran in successful attempts of a stage.",
+    ["stage", "model"],
+)
 STAGE_ATTEMPTS = Counter(
     "soundstage_gateway_stage_attempts_total", "Attempts of stages, by how they ended.", ["stage", "outcome"]
 )

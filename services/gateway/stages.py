@@ -346,6 +346,7 @@ def render_request(job: Job) -> muxer_pb2.RenderRequest:
         num_frames=job.spec.num_frames,
         fps_numerator=fps.numerator,
         fps_denominator=fps.denominator,
+        priority=MUXER_PRIORITY[job.priority],
     )
 
 
@@ -374,6 +375,11 @@ DENOISER_PRIORITY = {
     Priority.INTERACTIVE: denoiser_pb2.PRIORITY_INTERACTIVE,
     Priority.STANDARD: denoiser_pb2.PRIORITY_STANDARD,
     Priority.BATCH: denoiser_pb2.PRIORITY_BATCH,
+}
+MUXER_PRIORITY = {
+    Priority.INTERACTIVE: muxer_pb2.PRIORITY_INTERACTIVE,
+    Priority.STANDARD: muxer_pb2.PRIORITY_STANDARD,
+    Priority.BATCH: muxer_pb2.PRIORITY_BATCH,
 }
 AUDIO_INTENT = {
     AudioIntent.FULL: audio_pb2.AUDIO_INTENT_FULL,

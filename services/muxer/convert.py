@@ -22,6 +22,7 @@ def render_job_from_proto(request: pb.RenderRequest) -> RenderJob:
         latents=ref_from_proto(request.latents),
         num_frames=request.num_frames,
         fps=Fraction(request.fps_numerator, request.fps_denominator),
+        priority=request.priority or pb.PRIORITY_STANDARD,
     )
 
 
@@ -40,8 +41,8 @@ def render_response_to_proto(event: object) -> pb.RenderResponse:
             return pb.RenderResponse(heartbeat=artifact_pb2.Heartbeat(elapsed_seconds=elapsed_seconds))
         case Progress(step, total_steps):
             return pb.RenderResponse(progress=artifact_pb2.Progress(step=step, total_steps=total_steps))
-        case Done(Rendered(picture, load_seconds), wall_seconds):
-            usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds)
+        case Done(Rendered(picture, load_seconds, gpu_seconds), wall_seconds):
+            usage = artifact_pb2.Usage(wall_seconds=wall_seconds, load_seconds=load_seconds, gpu_seconds=gpu_seconds)
             return pb.RenderResponse(result=pb.RenderResult(picture=ref_to_proto(picture), usage=usage))
         case _:
             raise TypeError(f"no RenderResponse for {event!r}")

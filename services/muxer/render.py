@@ -36,12 +36,16 @@ class RenderJob:
     latents: Ref
     num_frames: int
     fps: Fraction
+    priority: int
+    """1 interactive, 2 standard, 3 batch."""
 
 
 @dataclass(frozen=True)
 class Rendered:
     picture: Ref
     load_seconds: float
+    gpu_seconds: float
+    """Of decoding, without encoding."""
 
 
 class Renderer:
@@ -79,11 +83,15 @@ class Renderer:
             path = Path(folder) / "picture.mp4"
             began = time.perf_counter()
             # Closed here, not by the garbage collector: a cancelled decode must let go of its memory at once.
-            with calling(Call(stage.raise_if_cancelled)), closing(_chunks(decode, latents, job)) as chunks:
-                self._encode(_exactly(job.num_frames, chunks), path, job, stage)
+            with (
+                calling(Call(stage.raise_if_cancelled, job.priority)),
+                closing(_chunks(decode, latents, job)) as chunks,
+            ):
+                decoding = _Timed(chunks)
+                self._encode(_exactly(job.num_frames, decoding), path, job, stage)
             self._metrics.rendered(job.num_frames, time.perf_counter() - began)
             picture = self._store.put_file(job.prefix.key("picture.mp4"), path, "video/mp4")
-        return Rendered(picture, load_seconds)
+        return Rendered(picture, load_seconds, decoding.seconds)
 
     def _load(self, model: str) -> tuple[Decode, float]:
         with span("load", model=model):
@@ -141,6 +149,21 @@ def _chunks(decode: Decode, latents: Mapping[str, NDArray[Any]], job: RenderJob)
         yield from decode(latents, job.num_frames)
     except (LookupError, ValueError) as error:
         raise _unfit(f"model {job.model!r} cannot decode them ({error})") from error
+
+
+class _Timed(Iterator[NDArray[np.uint8]]):
+    """``seconds``: what making the chunks so far has taken."""
+
+    def __init__(self, chunks: Iterator[NDArray[np.uint8]]) -> None:
+        self._chunks = chunks
+        self.seconds = 0.0
+
+    def __next__(self) -> NDArray[np.uint8]:
+        began = time.perf_counter()
+        try:
+            return next(self._chunks)
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 def _exactly(num_frames: int, chunks: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from libs.serving import ServiceSettings
+from libs.triton import TritonSettings
 
 __all__ = ["MuxerSettings"]
 
 
-class MuxerSettings(ServiceSettings):
+class MuxerSettings(TritonSettings, ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SOUNDSTAGE_MUXER_", frozen=True, extra="forbid")
 
     max_concurrent_calls: int = Field(default=64, ge=1)
@@ -32,16 +31,3 @@ class MuxerSettings(ServiceSettings):
 
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
     """Longest silence of a stream. Callers take a longer one for a dead stage."""
-
-    triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """Where latents become frames: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
-    every model that is not named. A model without any: in this process."""
-
-    triton_call_seconds: float = Field(default=120.0, gt=0)
-    """Deadline of one call to one Triton pod, its queue there included; a call makes 64 frames."""
-
-    triton_attempts: int = Field(default=4, ge=1, le=20)
-    """Calls made for one window of frames, in turn to the pods, before the stage fails with UNAVAILABLE."""
-
-    triton_shared_memory: bool = True
-    """Tensors go through shared memory to a pod on a loopback address, where it can map it; else through gRPC."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from libs.catalog import Catalog
 from libs.families import load_decode, load_remote_decoder
-from libs.triton import TritonOptions, TritonPools
+from libs.triton import TritonPools
 from services.muxer.render import Decode
 from services.muxer.settings import MuxerSettings
 
@@ -28,12 +28,7 @@ async def opened_loader(settings: MuxerSettings, catalog: Catalog) -> AsyncItera
     if not settings.triton_addresses:
         yield load_decode
         return
-    options = TritonOptions(
-        call_seconds=settings.triton_call_seconds,
-        attempts=settings.triton_attempts,
-        shared_memory=settings.triton_shared_memory,
-    )
-    async with TritonPools(settings.triton_addresses, options) as pools:
+    async with TritonPools(settings.triton_addresses, settings.triton_options) as pools:
         yield partial(_load, catalog, pools)
 
 

@@ -408,6 +408,28 @@ def test_scaled_deployments_name_no_replicas() -> None:
             assert ("replicas" in deployment["spec"]) == (deployment["metadata"]["name"] not in scaled)
 
 
+@pytest.mark.parametrize("choice", ["gpu", "large"])
+def test_denoisers_have_a_step_for_every_video_of_the_pools(choice: str) -> None:
+    """Else GPUs wait for steps: at the most replicas of both, and at those that are always there."""
+    manifests = render(*VALUE_FILES[choice])
+    (container,) = pods(manifests)["denoiser"]["spec"]["containers"]
+    (steps,) = (int(one["value"]) for one in container["env"] if one["name"].endswith("STEPS_AT_ONCE"))
+    scaled = {one["metadata"]["name"]: one["spec"] for one in of_kind(manifests, "ScaledObject")}
+    pools = [spec for name, spec in scaled.items() if "-triton-" in name]
+    (denoiser,) = (spec for name, spec in scaled.items() if name.endswith("-denoiser"))
+    for count in ("minReplicaCount", "maxReplicaCount"):
+        assert steps * denoiser[count] >= sum(spec[count] for spec in pools) > 0
+    videos, pool_videos = (float(spec["triggers"][0]["metadata"]["targetQueryValue"]) for spec in (denoiser, pools[0]))
+    assert videos == pytest.approx(steps * pool_videos, abs=0.01 * steps), "one video a pod"
+
+
+@pytest.mark.parametrize(("triton", "steps"), [(False, "1"), (True, "4")])
+def test_steps_at_once_without_a_number(triton: bool, steps: str) -> None:
+    manifests = render(values=merged(OUTSIDE, {"triton": {"enabled": triton}}))
+    (container,) = pods(manifests)["denoiser"]["spec"]["containers"]
+    assert {"name": "SOUNDSTAGE_DENOISER_STEPS_AT_ONCE", "value": steps} in container["env"]
+
+
 def test_one_disruption_budget_a_component() -> None:
     manifests = render(*VALUE_FILES["large"])
     selected = [budget["spec"]["selector"] for budget in of_kind(manifests, "PodDisruptionBudget")]

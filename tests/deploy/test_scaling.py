@@ -115,7 +115,7 @@ async def test_keda_and_the_metrics_read_the_same_from_postgresql(postgres_serve
     keda = merged(OUTSIDE, TOGGLES["scaling"]["keda"])
     plain, pools = queries(render(values=keda)), queries(render(values=merged(keda, TOGGLES["triton"]["pools"])))
     assert set(plain) == {"denoiser", "gateway-worker"}
-    assert set(pools) == {"gateway-worker", "triton-small", "triton-large"}
+    assert set(pools) == {"denoiser", "gateway-worker", "triton-small", "triton-large"}
     assert float(postgres_server.sql("scaling", plain["denoiser"])) == WANTED["denoiser"]
     assert float(postgres_server.sql("scaling", plain["gateway-worker"])) == WANTED["gateway-worker"]
     assert float(postgres_server.sql("scaling", pools["triton-small"])) == WANTED["of diorama"]
@@ -185,7 +185,12 @@ def test_targets_hold_some_replicas_free(mode: str) -> None:
 def test_to_zero_only_when_asked_for_and_never_the_workers() -> None:
     manifests = render(values=merged(merged(OUTSIDE, TOGGLES["scaling"]["keda to zero"]), TOGGLES["triton"]["pools"]))
     least = {one["metadata"]["name"]: one["spec"]["minReplicaCount"] for one in of_kind(manifests, "ScaledObject")}
-    assert least == {"soundstage-gateway-worker": 2, "soundstage-triton-small": 0, "soundstage-triton-large": 0}
+    assert least == {
+        "soundstage-denoiser": 2,
+        "soundstage-gateway-worker": 2,
+        "soundstage-triton-small": 0,
+        "soundstage-triton-large": 0,
+    }
 
 
 def test_only_the_denoiser_gets_a_token_and_only_to_patch_pods() -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from deploy.triton.server import Tritonserver, running_tritonserver
 
-__all__ = ["CRASH", "LONG", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "wait_for"]
+__all__ = ["CRASH", "GATE", "LONG", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "wait_for"]
 
 CRASH, RAISE, SLEEP = 13, 14, 15
 """Lengths of a row at which the model's process ends; raises; answers after `SLEEP_SECONDS`. Others: at once."""
 SLEEP_SECONDS = 2.0
 LONG, LONG_SECONDS = 16, 6.0
 """Sleeps longer: for looking at what happens meanwhile on a machine that is busy."""
+GATE, GATE_SECONDS = 17, 120.0
+"""Answers once the file `gate` of the server's folder is there. The order of all calls is in its file `order`."""
 
 # As `deploy.triton.config` writes it: without a policy the batcher overlooks that a call that waits was cancelled.
 _CONFIG = """
@@ -41,6 +43,8 @@ _MODEL = f"""
 import os, time
 import triton_python_backend_utils as pb_utils
 
+FOLDER = os.path.abspath(f"{{__file__}}/../../../..")
+
 class TritonPythonModel:
     def execute(self, requests):
         return [self._one(request) for request in requests]
@@ -56,6 +60,11 @@ class TritonPythonModel:
             time.sleep({SLEEP_SECONDS})
         if length == {LONG}:
             time.sleep({LONG_SECONDS})
+        with open(f"{{FOLDER}}/order", "a") as order:
+            order.write(f"{{length}}\\n")
+        until = time.monotonic() + {GATE_SECONDS}
+        while length == {GATE} and not os.path.exists(f"{{FOLDER}}/gate") and time.monotonic() < until:
+            time.sleep(0.02)
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("same", given.to_dlpack())])
 """
 

@@ -56,6 +56,7 @@ def test_a_client_sees_no_difference_between_the_backends(model: Path, exported:
         assert (python.backend, tensorrt.platform) == ("python", "tensorrt_plan")
         batching = tensorrt.dynamic_batching
         assert (batching.priority_levels, batching.default_priority_level) == (3, 2)
+        assert batching.max_queue_delay_microseconds == 0, "a call waits for no company that may not come"
         assert batching.default_queue_policy.max_queue_size > 0
         assert batching.default_queue_policy.default_timeout_microseconds > 0
 

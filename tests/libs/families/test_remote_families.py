@@ -98,6 +98,17 @@ def test_every_network_answers_a_probe(models: Path, model: str) -> None:
     assert set(elsewhere.asked) == set(NETWORKS[family])
 
 
+@pytest.mark.parametrize("model", sorted(TINY))
+def test_every_loop_answers_a_probe(models: Path, model: str) -> None:
+    """In process as elsewhere, by one call of the transformer that steps first."""
+    family, (width, height), *_ = TINY[model]
+    folder = models / model if (models / model).exists() else write_tiny(models, model)
+    elsewhere = Elsewhere(folder, family)
+    load_denoise(folder, family).probe(width, height, 5)
+    load_denoise(folder, family, load_remote_transformers(folder, family, elsewhere)).probe(width, height, 5)
+    assert elsewhere.asked == ["transformer"]
+
+
 def test_a_mean_flow_model_is_refused(models: Path) -> None:
     folder = models / "hunyuan15-t2v"
     folder = folder if folder.exists() else write_tiny(models, folder.name)

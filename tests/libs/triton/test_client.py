@@ -20,10 +20,21 @@ from deploy.triton.server import Tritonserver
 from deploy.triton.wheel import SUPPORTED
 from libs.errors import FailedPrecondition, Internal, Unavailable
 from libs.triton import Call, Triton, TritonOptions, calling, shared, triton_in_thread
-from tests.support.light_triton import CRASH, LONG, RAISE, SLEEP, SLEEP_SECONDS, light_tritonserver, metric, wait_for
+from tests.support.light_triton import (
+    CRASH,
+    GATE,
+    LONG,
+    RAISE,
+    SLEEP,
+    SLEEP_SECONDS,
+    light_tritonserver,
+    metric,
+    wait_for,
+)
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="tritonserver's wheel is for x86-64 Linux")
 
+PENDING = "nv_inference_pending_request_count"
 Through = Callable[[Triton, int], NDArray[np.float32]]
 
 
@@ -159,18 +170,18 @@ def raise_when(event: threading.Event) -> Callable[[], None]:
 
 def test_cancelling_reaches_the_server(pods: list[Tritonserver]) -> None:
     """One instance: the first call sleeps in it, the second waits behind it, and so does the third until cancelled."""
-    pending, cancelled = "nv_inference_pending_request_count", threading.Event()
+    cancelled = threading.Event()
     before = metric(pods[0], "nv_inference_request_failure", model="light", reason="CANCELED")
 
     def cancel_the_third() -> None:
-        wait_for(lambda: metric(pods[0], pending, model="light") >= 2)
+        wait_for(lambda: metric(pods[0], PENDING, model="light") >= 2)
         cancelled.set()
 
     with client(pods[0].address) as triton:
         others = [threading.Thread(target=infer, args=(triton, LONG)) for _ in range(2)]
         for thread in others:
             thread.start()
-        wait_for(lambda: metric(pods[0], pending, model="light") >= 1)
+        wait_for(lambda: metric(pods[0], PENDING, model="light") >= 1)
         others.append(threading.Thread(target=cancel_the_third))
         others[-1].start()
         with calling(Call(raise_when(cancelled))), pytest.raises(AbandonedError):
@@ -179,6 +190,36 @@ def test_cancelling_reaches_the_server(pods: list[Tritonserver]) -> None:
             thread.join(30)
         wait_for(lambda: metric(pods[0], "nv_inference_request_failure", model="light", reason="CANCELED") > before)
         np.testing.assert_array_equal(infer(triton, 4), given(4))
+
+
+def test_the_more_urgent_overtakes_on_the_server(doomed: Tritonserver, tmp_path: Path) -> None:
+    """Its one instance is kept at work while three wait, the most urgent one the last to come."""
+    batch, standard, interactive = 20, 21, 22
+
+    def begun() -> list[int]:
+        return [int(line) for line in (tmp_path / "order").read_text().split()]
+
+    with client(doomed.address) as triton:
+
+        def call(length: int, priority: int) -> threading.Thread:
+            def run() -> None:
+                with calling(Call(priority=priority)):
+                    infer(triton, length)
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            return thread
+
+        threads = [call(GATE, 2)]
+        wait_for(lambda: GATE in begun())
+        for length, priority in ((batch, 3), (standard, 2), (interactive, 1)):
+            waiting = len(threads)
+            threads.append(call(length, priority))
+            wait_for(lambda least=waiting: metric(doomed, PENDING, model="light") >= least)
+        (tmp_path / "gate").touch()
+        for thread in threads:
+            thread.join(30)
+    assert begun()[-4:] == [GATE, interactive, standard, batch]
 
 
 def test_a_call_has_a_deadline(pods: list[Tritonserver]) -> None:

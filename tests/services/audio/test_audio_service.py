@@ -136,6 +136,7 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
 @pytest.mark.parametrize("fps", [Fraction(12), Fraction(30000, 1001)])
 async def test_sound_follows_the_picture(setting: Setting, fps: Fraction) -> None:
     result = await setting.result(setting.request(fps))
+    assert 0 < result.usage.gpu_seconds < result.usage.wall_seconds
     assert result.sound.media_type == "audio/flac"
     assert result.sound.uri.endswith("acme/v1/synthesize/a1/sound.flac")
     sound = setting.sound(result)

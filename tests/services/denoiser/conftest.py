@@ -22,6 +22,7 @@ from libs.catalog import Catalog
 from libs.families import PipelineCache, load_denoise
 from libs.families.diorama.components import load_transformer
 from libs.serving import Endpoint, open_channel, running
+from libs.triton.calling import current_call
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
 from services.denoiser.loras import Loras
@@ -43,6 +44,7 @@ class Pacer:
         self.calls = 0
         self.at_work = 0
         self.most_at_work = 0
+        self.priorities: set[int] = set()
         self._lock = threading.Lock()
         # Functions and not methods: a twin's would be those of a copy of this.
         transformer.register_forward_pre_hook(lambda *_: self._begins())
@@ -52,6 +54,7 @@ class Pacer:
         with self._lock:
             self.calls += 1
             self.at_work += 1
+            self.priorities.add(current_call().priority)
             self.most_at_work = max(self.most_at_work, self.at_work)
         threading.Event().wait(self.seconds)
 

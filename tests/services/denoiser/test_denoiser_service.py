@@ -52,6 +52,8 @@ async def test_every_step_is_told_and_latents_are_written(service: Service) -> N
     assert latents.shape == (1, 8, 4, 2, 2)
     assert latents.dtype.name == "float32"
     assert 0 < result.usage.load_seconds < result.usage.wall_seconds
+    assert result.usage.gpu_seconds == pytest.approx(sum(step.step_seconds for step in steps))
+    assert result.usage.gpu_seconds < result.usage.wall_seconds
     # Another video: checkpoints of this one may still be about to be deleted.
     assert (await service.denoise(attempt=attempt(2)))[-1].result.usage.load_seconds == 0
     assert service.registry.get_sample_value("soundstage_denoiser_step_seconds_count", {"model": "diorama"}) == 12
@@ -87,6 +89,14 @@ async def test_previews_are_small_jpegs_of_three_frames(service: Service) -> Non
         assert image.size == (3 * 64, 32)
         image.load()
     assert previews[0].jpeg != previews[-1].jpeg
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"), [(pb.PRIORITY_BATCH, 3), (pb.PRIORITY_INTERACTIVE, 1), (pb.PRIORITY_UNSPECIFIED, 2)]
+)
+async def test_transformer_calls_know_the_priority(service: Service, given: pb.Priority, passed: int) -> None:
+    await service.denoise(priority=given, num_inference_steps=2)
+    assert service.pacer.priorities == {passed}
 
 
 async def test_no_previews_unless_asked_for(service: Service) -> None:

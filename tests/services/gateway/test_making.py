@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from PIL import Image
+from prometheus_client import REGISTRY
 from soundstage.video.v1 import video_pb2 as pb
 
 from libs.errors import FailedPrecondition, NotFound
@@ -13,7 +14,14 @@ from tests.services.gateway.conftest import PROMPT, Scene, refused
 from tests.support.stages import JPEG
 
 
+def gpu_seconds_counted(model: str) -> float:
+    stages = ("encode", "denoise", "render", "synthesize", "mux")
+    labels = ({"stage": stage, "model": model} for stage in stages)
+    return sum(REGISTRY.get_sample_value("soundstage_gateway_stage_gpu_seconds_total", one) or 0.0 for one in labels)
+
+
 async def test_a_video_goes_through_the_five_stages_to_its_result(scene: Scene) -> None:
+    counted = gpu_seconds_counted("diorama")
     accepted = await scene.create(seed=7, preset=pb.PRESET_FAST, duration={"seconds": 2})
     assert accepted.state == pb.STATE_QUEUED
     assert accepted.spec.num_inference_steps == 10
@@ -25,6 +33,7 @@ async def test_a_video_goes_through_the_five_stages_to_its_result(scene: Scene) 
     assert all(timing.attempts == 1 for timing in video.stage_timings)
     assert video.progress.fraction == 1.0
     assert video.gpu_seconds == 1.25
+    assert gpu_seconds_counted("diorama") - counted == 1.25
     assert video.result.video_url.startswith("file:///")
     assert video.result.video_url.endswith("/video.mp4")
     assert not video.result.HasField("expire_time")

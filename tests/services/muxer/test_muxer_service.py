@@ -25,6 +25,7 @@ from libs.catalog import Catalog
 from libs.errors import FailedPrecondition, InvalidRequest, NotFound, SoundstageError
 from libs.families import PipelineCache
 from libs.serving import Endpoint, ServiceSettings, error_from_rpc, open_channel, running
+from libs.triton.calling import current_call
 from services.muxer.metrics import MuxerMetrics
 from services.muxer.mux import Muxer
 from services.muxer.render import Decode, Renderer
@@ -51,12 +52,14 @@ class Decoder:
 
     pause_seconds: float = 0.0
     stopped: threading.Event = field(default_factory=threading.Event)
+    priorities: set[int] = field(default_factory=set)
 
     def __call__(self, latents: Mapping[str, NDArray[Any]], _num_frames: int) -> Iterator[NDArray[np.uint8]]:
         frames = latents["latents"][0]
         try:
             for begin in range(0, len(frames), 4):
                 time.sleep(self.pause_seconds)
+                self.priorities.add(current_call().priority)
                 yield frames[begin : begin + 4].astype(np.uint8)
         finally:
             self.stopped.set()
@@ -130,6 +133,20 @@ async def test_latents_become_the_picture(setting: Setting, tmp_path: Path) -> N
     assert np.abs(decoded[:, 16, 16].astype(int) - frames[:24, 16, 16]).max() <= 4
     np.testing.assert_allclose(times, np.arange(24) / 12)
     assert setting.count("soundstage_muxer_frames_total") == 24
+
+
+@pytest.mark.parametrize(("given", "passed"), [(pb.PRIORITY_INTERACTIVE, 1), (pb.PRIORITY_UNSPECIFIED, 2)])
+async def test_decoding_knows_the_priority(setting: Setting, given: pb.Priority, passed: int) -> None:
+    request = setting.render_request(coloured(), 8, priority=given)
+    assert [event async for event in setting.stub.Render(request, timeout=30)]
+    assert setting.decoder.priorities == {passed}
+
+
+async def test_gpu_seconds_are_those_of_decoding(setting: Setting) -> None:
+    setting.decoder.pause_seconds = 0.1
+    events = [event async for event in setting.stub.Render(setting.render_request(coloured(8), 8), timeout=30)]
+    usage = events[-1].result.usage
+    assert 0.2 <= usage.gpu_seconds < usage.wall_seconds
 
 
 async def test_same_latents_same_bytes(setting: Setting) -> None:

@@ -70,6 +70,9 @@ tls_client_names:
 {{- if and $root.Values.triton.enabled (has .component (list "denoiser" "muxer")) }}
 triton_addresses: {{ include "soundstage.tritonAddresses" $root }}
 {{- end }}
+{{- if eq .component "denoiser" }}
+steps_at_once: {{ include "soundstage.stepsAtOnce" $root }}
+{{- end }}
 {{- end -}}
 
 {{- define "soundstage.wiredGateway" -}}

@@ -15,6 +15,11 @@ videos' worth of replicas), videos (how many for one replica), metric (the exter
 {{- end -}}
 {{- end -}}
 
+{{/* Videos that step at once in a denoiser; what it is told, and what its replicas are counted by. */}}
+{{- define "soundstage.stepsAtOnce" -}}
+{{- .Values.denoiser.videosPerReplica | default (ternary 4 1 .Values.triton.enabled) -}}
+{{- end -}}
+
 {{- define "soundstage.scaledObject" -}}
 {{- include "soundstage.needs" (dict "root" .root "api" "keda.sh/v1alpha1" "wanted" "autoscaling.mode=keda" "instead" "install KEDA 2.20 or newer, or set autoscaling.mode to hpa or none") -}}
 {{- $autoscaling := .root.Values.autoscaling -}}

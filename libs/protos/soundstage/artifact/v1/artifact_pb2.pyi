@@ -146,7 +146,9 @@ class Usage(_message.Message):
     load_seconds: _builtins.float
     """Seconds of it spent loading models or engines."""
     gpu_seconds: _builtins.float
-    """Seconds of GPU time; 0 where no GPU worked."""
+    """Seconds of it in which the model's networks ran, on a GPU or on what stands for one: steps, decoding, without waiting
+    for other videos' turns. Where they run on Triton, the calls' own seconds, waiting there included.
+    """
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from soundstage.artifact.v1 import artifact_pb2 as soundstage_dot_artifact_dot_v1_dot_artifact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsoundstage/muxer/v1/muxer.proto\x12\x13soundstage.muxer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a%soundstage/artifact/v1/artifact.proto\"\x89\x02\n\rRenderRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x39\n\x07latents\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nnum_frames\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12\"\n\rfps_numerator\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12$\n\x0f\x66ps_denominator\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\"\xc3\x01\n\x0eRenderResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressH\x00\x12\x33\n\x06result\x18\x03 \x01(\x0b\x32!.soundstage.muxer.v1.RenderResultH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"w\n\x0cRenderResult\x12\x39\n\x07picture\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"\xd3\x01\n\nMuxRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x07picture\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x05sound\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x05title\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\xbd\x01\n\x0bMuxResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.soundstage.muxer.v1.MuxResultH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"\xd6\x01\n\tMuxResult\x12\x37\n\x05video\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x06poster\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12(\n\x10\x64uration_seconds\x18\x03 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08\x32\xfc\x01\n\x0cMuxerService\x12S\n\x06Render\x12\".soundstage.muxer.v1.RenderRequest\x1a#.soundstage.muxer.v1.RenderResponse0\x01\x12J\n\x03Mux\x12\x1f.soundstage.muxer.v1.MuxRequest\x1a .soundstage.muxer.v1.MuxResponse0\x01\x12K\n\x04Stop\x12 .soundstage.muxer.v1.StopRequest\x1a!.soundstage.muxer.v1.StopResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsoundstage/muxer/v1/muxer.proto\x12\x13soundstage.muxer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a%soundstage/artifact/v1/artifact.proto\"\xc4\x02\n\rRenderRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x39\n\x07latents\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nnum_frames\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12\"\n\rfps_numerator\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12$\n\x0f\x66ps_denominator\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12\x39\n\x08priority\x18\x07 \x01(\x0e\x32\x1d.soundstage.muxer.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xc3\x01\n\x0eRenderResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressH\x00\x12\x33\n\x06result\x18\x03 \x01(\x0b\x32!.soundstage.muxer.v1.RenderResultH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"w\n\x0cRenderResult\x12\x39\n\x07picture\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"\xd3\x01\n\nMuxRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x07picture\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x05sound\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x05title\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\xbd\x01\n\x0bMuxResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.soundstage.muxer.v1.MuxResultH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"\xd6\x01\n\tMuxResult\x12\x37\n\x05video\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x38\n\x06poster\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12(\n\x10\x64uration_seconds\x18\x03 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\xfc\x01\n\x0cMuxerService\x12S\n\x06Render\x12\".soundstage.muxer.v1.RenderRequest\x1a#.soundstage.muxer.v1.RenderResponse0\x01\x12J\n\x03Mux\x12\x1f.soundstage.muxer.v1.MuxRequest\x1a .soundstage.muxer.v1.MuxResponse0\x01\x12K\n\x04Stop\x12 .soundstage.muxer.v1.StopRequest\x1a!.soundstage.muxer.v1.StopResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RENDERREQUEST'].fields_by_name['fps_numerator']._serialized_options = b'\272H\010\032\006\030\300\204=(\001'
   _globals['_RENDERREQUEST'].fields_by_name['fps_denominator']._loaded_options = None
   _globals['_RENDERREQUEST'].fields_by_name['fps_denominator']._serialized_options = b'\272H\010\032\006\030\240\215\006(\001'
+  _globals['_RENDERREQUEST'].fields_by_name['priority']._loaded_options = None
+  _globals['_RENDERREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_RENDERRESPONSE'].oneofs_by_name['event']._loaded_options = None
   _globals['_RENDERRESPONSE'].oneofs_by_name['event']._serialized_options = b'\272H\002\010\001'
   _globals['_RENDERRESULT'].fields_by_name['picture']._loaded_options = None
@@ -67,22 +69,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MUXRESULT'].fields_by_name['duration_seconds']._serialized_options = b'\272H\013\022\t)\000\000\000\000\000\000\000\000'
   _globals['_STOPREQUEST'].fields_by_name['attempt']._loaded_options = None
   _globals['_STOPREQUEST'].fields_by_name['attempt']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_PRIORITY']._serialized_start=1499
+  _globals['_PRIORITY']._serialized_end=1604
   _globals['_RENDERREQUEST']._serialized_start=125
-  _globals['_RENDERREQUEST']._serialized_end=390
-  _globals['_RENDERRESPONSE']._serialized_start=393
-  _globals['_RENDERRESPONSE']._serialized_end=588
-  _globals['_RENDERRESULT']._serialized_start=590
-  _globals['_RENDERRESULT']._serialized_end=709
-  _globals['_MUXREQUEST']._serialized_start=712
-  _globals['_MUXREQUEST']._serialized_end=923
-  _globals['_MUXRESPONSE']._serialized_start=926
-  _globals['_MUXRESPONSE']._serialized_end=1115
-  _globals['_MUXRESULT']._serialized_start=1118
-  _globals['_MUXRESULT']._serialized_end=1332
-  _globals['_STOPREQUEST']._serialized_start=1334
-  _globals['_STOPREQUEST']._serialized_end=1405
-  _globals['_STOPRESPONSE']._serialized_start=1407
-  _globals['_STOPRESPONSE']._serialized_end=1438
-  _globals['_MUXERSERVICE']._serialized_start=1441
-  _globals['_MUXERSERVICE']._serialized_end=1693
+  _globals['_RENDERREQUEST']._serialized_end=449
+  _globals['_RENDERRESPONSE']._serialized_start=452
+  _globals['_RENDERRESPONSE']._serialized_end=647
+  _globals['_RENDERRESULT']._serialized_start=649
+  _globals['_RENDERRESULT']._serialized_end=768
+  _globals['_MUXREQUEST']._serialized_start=771
+  _globals['_MUXREQUEST']._serialized_end=982
+  _globals['_MUXRESPONSE']._serialized_start=985
+  _globals['_MUXRESPONSE']._serialized_end=1174
+  _globals['_MUXRESULT']._serialized_start=1177
+  _globals['_MUXRESULT']._serialized_end=1391
+  _globals['_STOPREQUEST']._serialized_start=1393
+  _globals['_STOPREQUEST']._serialized_end=1464
+  _globals['_STOPRESPONSE']._serialized_start=1466
+  _globals['_STOPRESPONSE']._serialized_end=1497
+  _globals['_MUXERSERVICE']._serialized_start=1607
+  _globals['_MUXERSERVICE']._serialized_end=1859
 # @@protoc_insertion_point(module_scope)

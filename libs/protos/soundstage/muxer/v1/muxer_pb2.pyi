@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from soundstage.artifact.v1 import artifact_pb2 as _artifact_pb2
 import builtins as _builtins
 import sys
@@ -17,6 +18,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Treated as STANDARD."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody is waiting in front of a screen."""
+    PRIORITY_STANDARD: _Priority.ValueType  # 2
+    """The default."""
+    PRIORITY_BATCH: _Priority.ValueType  # 3
+    """Whenever there is room."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose decoding goes first where several videos' waits, on Triton."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Treated as STANDARD."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody is waiting in front of a screen."""
+PRIORITY_STANDARD: Priority.ValueType  # 2
+"""The default."""
+PRIORITY_BATCH: Priority.ValueType  # 3
+"""Whenever there is room."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class RenderRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -27,6 +56,7 @@ class RenderRequest(_message.Message):
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     FPS_NUMERATOR_FIELD_NUMBER: _builtins.int
     FPS_DENOMINATOR_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as `ListModels` gives it."""
     num_frames: _builtins.int
@@ -35,6 +65,8 @@ class RenderRequest(_message.Message):
     """Frames a second: numerator of an exact fraction, for example 30000 of 30000/1001."""
     fps_denominator: _builtins.int
     """Denominator of the frame rate."""
+    priority: Global___Priority.ValueType
+    """Urgency."""
     @_builtins.property
     def attempt(self) -> _artifact_pb2.Attempt:
         """The run this call belongs to."""
@@ -52,10 +84,11 @@ class RenderRequest(_message.Message):
         num_frames: _builtins.int = ...,
         fps_numerator: _builtins.int = ...,
         fps_denominator: _builtins.int = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "latents", b"latents"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "fps_denominator", b"fps_denominator", "fps_numerator", b"fps_numerator", "latents", b"latents", "model", b"model", "num_frames", b"num_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "fps_denominator", b"fps_denominator", "fps_numerator", b"fps_numerator", "latents", b"latents", "model", b"model", "num_frames", b"num_frames", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

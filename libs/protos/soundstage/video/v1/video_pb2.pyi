@@ -405,7 +405,9 @@ class Video(_message.Message):
     state: Global___State.ValueType
     """Where it is."""
     gpu_seconds: _builtins.float
-    """GPU time used so far, in seconds."""
+    """Seconds for which the model's networks ran in the stages that have ended, on a GPU or on what stands for one. Calls that
+    share a GPU count each.
+    """
     cost_credits: _builtins.float
     """Price in credits, 0 or more: reserved when the video is accepted. A video that FAILED or was CANCELLED keeps only the
     share of the work that was done (`progress.fraction`). 0 where nothing is charged.
