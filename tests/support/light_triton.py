@@ -10,15 +10,13 @@ from pathlib import Path
 
 from deploy.triton.server import Tritonserver, running_tritonserver
 
-__all__ = ["CRASH", "GATE", "LONG", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "wait_for"]
+__all__ = ["CRASH", "GATE", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "wait_for"]
 
 CRASH, RAISE, SLEEP = 13, 14, 15
 """Lengths of a row at which the model's process ends; raises; answers after `SLEEP_SECONDS`. Others: at once."""
 SLEEP_SECONDS = 2.0
-LONG, LONG_SECONDS = 16, 6.0
-"""Sleeps longer: for looking at what happens meanwhile on a machine that is busy."""
 GATE, GATE_SECONDS = 17, 120.0
-"""Answers once the file `gate` of the server's folder is there. The order of all calls is in its file `order`."""
+"""Answers once the file `gate` of the server's folder is there. Its file `order` names all that began."""
 
 # As `deploy.triton.config` writes it: without a policy the batcher overlooks that a call that waits was cancelled.
 _CONFIG = """
@@ -52,16 +50,14 @@ class TritonPythonModel:
     def _one(self, request):
         given = pb_utils.get_input_tensor_by_name(request, "given")
         length = given.shape()[-1]
+        with open(f"{{FOLDER}}/order", "a") as order:
+            order.write(f"{{length}}\\n")
         if length == {CRASH}:
             os._exit(1)
         if length == {RAISE}:
             raise ValueError("as asked")
         if length == {SLEEP}:
             time.sleep({SLEEP_SECONDS})
-        if length == {LONG}:
-            time.sleep({LONG_SECONDS})
-        with open(f"{{FOLDER}}/order", "a") as order:
-            order.write(f"{{length}}\\n")
         until = time.monotonic() + {GATE_SECONDS}
         while length == {GATE} and not os.path.exists(f"{{FOLDER}}/gate") and time.monotonic() < until:
             time.sleep(0.02)

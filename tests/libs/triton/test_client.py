@@ -23,7 +23,6 @@ from libs.triton import Call, Triton, TritonOptions, calling, shared, triton_in_
 from tests.support.light_triton import (
     CRASH,
     GATE,
-    LONG,
     RAISE,
     SLEEP,
     SLEEP_SECONDS,
@@ -168,58 +167,64 @@ def raise_when(event: threading.Event) -> Callable[[], None]:
     return look
 
 
-def test_cancelling_reaches_the_server(pods: list[Tritonserver]) -> None:
-    """One instance: the first call sleeps in it, the second waits behind it, and so does the third until cancelled."""
+def test_cancelling_reaches_the_server(doomed: Tritonserver, tmp_path: Path) -> None:
+    """One instance: the first call is kept in it, the second waits behind it, and so does the third until cancelled."""
     cancelled = threading.Event()
-    before = metric(pods[0], "nv_inference_request_failure", model="light", reason="CANCELED")
 
     def cancel_the_third() -> None:
-        wait_for(lambda: metric(pods[0], PENDING, model="light") >= 2)
+        wait_for(lambda: metric(doomed, PENDING, model="light") >= 2)
         cancelled.set()
 
-    with client(pods[0].address) as triton:
-        others = [threading.Thread(target=infer, args=(triton, LONG)) for _ in range(2)]
-        for thread in others:
-            thread.start()
-        wait_for(lambda: metric(pods[0], PENDING, model="light") >= 1)
-        others.append(threading.Thread(target=cancel_the_third))
-        others[-1].start()
+    with client(doomed.address, call_seconds=120.0) as triton:
+        others = [begun(lambda: infer(triton, GATE))]
+        wait_for(lambda: GATE in order(tmp_path))
+        others.append(begun(lambda: infer(triton, 20)))
+        wait_for(lambda: metric(doomed, PENDING, model="light") >= 1)
+        others.append(begun(cancel_the_third))
         with calling(Call(raise_when(cancelled))), pytest.raises(AbandonedError):
-            infer(triton, LONG)
+            infer(triton, 21)
+        (tmp_path / "gate").touch()
         for thread in others:
-            thread.join(30)
-        wait_for(lambda: metric(pods[0], "nv_inference_request_failure", model="light", reason="CANCELED") > before)
+            thread.join(60)
+        wait_for(lambda: metric(doomed, "nv_inference_request_failure", model="light", reason="CANCELED") == 1)
         np.testing.assert_array_equal(infer(triton, 4), given(4))
+    assert order(tmp_path)[-3:] == [GATE, 20, 4]
+
+
+def begun(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def order(folder: Path) -> list[int]:
+    """Lengths of the calls that the server's model has begun."""
+    path = folder / "order"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def test_the_more_urgent_overtakes_on_the_server(doomed: Tritonserver, tmp_path: Path) -> None:
     """Its one instance is kept at work while three wait, the most urgent one the last to come."""
     batch, standard, interactive = 20, 21, 22
-
-    def begun() -> list[int]:
-        return [int(line) for line in (tmp_path / "order").read_text().split()]
-
-    with client(doomed.address) as triton:
+    with client(doomed.address, call_seconds=120.0) as triton:
 
         def call(length: int, priority: int) -> threading.Thread:
             def run() -> None:
                 with calling(Call(priority=priority)):
                     infer(triton, length)
 
-            thread = threading.Thread(target=run)
-            thread.start()
-            return thread
+            return begun(run)
 
         threads = [call(GATE, 2)]
-        wait_for(lambda: GATE in begun())
+        wait_for(lambda: GATE in order(tmp_path))
         for length, priority in ((batch, 3), (standard, 2), (interactive, 1)):
             waiting = len(threads)
             threads.append(call(length, priority))
             wait_for(lambda least=waiting: metric(doomed, PENDING, model="light") >= least)
         (tmp_path / "gate").touch()
         for thread in threads:
-            thread.join(30)
-    assert begun()[-4:] == [GATE, interactive, standard, batch]
+            thread.join(60)
+    assert order(tmp_path)[-4:] == [GATE, interactive, standard, batch]
 
 
 def test_a_call_has_a_deadline(pods: list[Tritonserver]) -> None:

@@ -16,6 +16,7 @@ from libs.errors import Unavailable
 from libs.families import PipelineCache
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
+from services.denoiser.loras import Loras
 from services.denoiser.merging import Curve, fill, steps_that_pay, that_pays
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
@@ -98,7 +99,8 @@ def denoiser(models_dir: Path, loop: Waiting, registry: CollectorRegistry, **set
     chosen, metrics, store = DenoiserSettings(**settings), DenoiserMetrics(registry), MemoryStore("merging")
     checkpoints = Checkpoints(store, metrics, chosen.checkpoint_policy)
     pipelines: PipelineCache[Any] = PipelineCache(lambda *_: loop)
-    return Denoiser(store, Catalog.read(models_dir), pipelines, metrics, checkpoints, chosen.capacity)
+    loras = Loras(store, chosen.lora_limits)
+    return Denoiser(store, Catalog.read(models_dir), pipelines, metrics, checkpoints, loras, chosen.capacity)
 
 
 def test_the_denoiser_measures_when_it_warms_up(models_dir: Path) -> None:
