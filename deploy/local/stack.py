@@ -16,7 +16,7 @@ from deploy.local.state import State
 __all__ = ["GRACE_SECONDS", "READY_SECONDS", "answers", "is_up", "start_stack", "stop_stack"]
 
 # On a slow disk, importing torch and reading a model takes most of a minute, and four services do it on the same cores.
-READY_SECONDS = 240.0
+READY_SECONDS = 480.0
 # The services' own grace is 5 s; what is not gone soon after that hangs.
 GRACE_SECONDS = 10.0
 TEMPORAL = "temporal"
