@@ -25,7 +25,7 @@ REMOTE = ("denoiser", "muxer")
 """Who uses Triton where there is one."""
 GRACE_SECONDS = 5
 OWN_DEFAULTS = {"denoiser": {"STEPS_AT_ONCE": "1"}}
-"""One machine without a GPU: a step takes a second, which measuring would call enough (decision 0028), and start at once."""
+"""Without a GPU one video fills the machine (decision 0028); the start need not wait to find that out."""
 STAGE_AWAY_ATTEMPTS = 8
 """A minute and a half: nobody starts a service anew here that has died."""
 
