@@ -5,7 +5,8 @@
 The target is the envelope of each clip's real sound. Generated video is softer than rendered video, so frames are
 softened in training as a diffusion model would: reduced to few principal components of 4 x 4 x 4 patches, blurred,
 mixed over time, brightened, darkened, shifted, made noisy. Half of the clips are mirrored, with their channels and the
-sides in their captions. Every two minutes the state is kept in ``training/cache/sound.pt`` and new clips are picked up.
+sides in their captions. Every two minutes the state is kept in ``training/cache/sound.pt`` and new clips are picked up. With ``--further`` the
+committed weights are trained on.
 """
 
 from __future__ import annotations
@@ -322,10 +323,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="highest learning rate of this run")
     parser.add_argument("--reach", type=int, default=1, help="dilation of the last block: 16 sees 2.6 s either way")
     parser.add_argument("--resume", action="store_true", help=f"go on from {STATE}")
+    parser.add_argument("--further", action="store_true", help=f"begin with the weights of {MODEL}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    trainer = Trainer(DioramaSound(dilations=(1, 2, 4, 8, arguments.reach)), arguments.rate)
+    trainer = Trainer(
+        DioramaSound.from_pretrained(MODEL, torch_dtype=torch.float32)
+        if arguments.further
+        else DioramaSound(dilations=(1, 2, 4, 8, arguments.reach)),
+        arguments.rate,
+    )
     if arguments.resume and STATE.exists():
         trainer.load(STATE)
     train(trainer, arguments.minutes, arguments.clips)
