@@ -5,8 +5,8 @@
 The target is the envelope of each clip's real sound. Generated video is softer than rendered video, so frames are
 softened in training as a diffusion model would: reduced to few principal components of 4 x 4 x 4 patches, blurred,
 mixed over time, brightened, darkened, shifted, made noisy. Half of the clips are mirrored, with their channels and the
-sides in their captions. Every two minutes the state is kept in ``training/cache/sound.pt`` and new clips are picked up. ``--further`` begins with the
-committed weights.
+sides in their captions. Every two minutes the state is kept in ``training/cache/sound.pt`` and new clips are picked up.
+``--further`` begins with the committed weights.
 """
 
 from __future__ import annotations
