@@ -74,10 +74,14 @@ def load_model(kind: Module, model_dir: Path, subfolder: str) -> Module:
 
 
 def load_tokenizer(kind: Module, model_dir: Path, subfolder: str = "tokenizer") -> Module:
+    from transformers.utils import logging as transformers_logging  # not there where networks run alone, on Triton
+
+    quieten(transformers_logging)
     return kind.from_pretrained(model_dir / subfolder, local_files_only=True)
 
 
 def load_scheduler(kind: Module, model_dir: Path) -> Module:
+    quieten(diffusers_logging)
     return kind.from_pretrained(model_dir / "scheduler", local_files_only=True)
 
 

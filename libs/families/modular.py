@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, InputParam, OutputParam
@@ -14,6 +14,7 @@ __all__ = [
     "ComponentSpec",
     "Components",
     "InputParam",
+    "LoopSequentialPipelineBlocks",
     "ModularPipelineBlocks",
     "Module",
     "OutputParam",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     class ModularPipelineBlocks:
         model_name: ClassVar[str]
+        sub_blocks: Mapping[str, ModularPipelineBlocks]
 
         @property
         def expected_components(self) -> list[ComponentSpec]: ...
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
 
         def get_execution_blocks(self, **inputs: object) -> ModularPipelineBlocks: ...
 
+    class LoopSequentialPipelineBlocks(ModularPipelineBlocks):
+        def set_progress_bar_config(self, *, disable: bool) -> None: ...
+
     class AutoPipelineBlocks(ModularPipelineBlocks):
         block_classes: ClassVar[Sequence[type[Any]]]
         block_names: ClassVar[Sequence[str]]
@@ -74,7 +79,7 @@ if TYPE_CHECKING:
 
     class SchedulerMixin: ...
 
-    class WanDenoiseLoopWrapper(ModularPipelineBlocks):
+    class WanDenoiseLoopWrapper(LoopSequentialPipelineBlocks):
         block_classes: ClassVar[Sequence[type[Any]]]
         block_names: ClassVar[Sequence[str]]
 
@@ -82,6 +87,7 @@ else:
     from diffusers.guiders import ClassifierFreeGuidance
     from diffusers.modular_pipelines.modular_pipeline import (
         AutoPipelineBlocks,
+        LoopSequentialPipelineBlocks,
         ModularPipelineBlocks,
         SequentialPipelineBlocks,
     )

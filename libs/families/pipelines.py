@@ -21,7 +21,13 @@ from libs.families.diorama.denoising import to_uint8
 from libs.families.guidance import BatchedGuidance, RowsTransformer
 from libs.families.loading import Lazy, LazyModel
 from libs.families.lora import by_transformer, fused, read_lora
-from libs.families.modular import Components, Module, SchedulerMixin
+from libs.families.modular import (
+    Components,
+    LoopSequentialPipelineBlocks,
+    ModularPipelineBlocks,
+    Module,
+    SchedulerMixin,
+)
 from libs.families.networks import network_named, rounded, zeros
 from libs.families.remote import RemoteTransformer
 from libs.families.step import LoopState, OnStep
@@ -218,11 +224,20 @@ def _run(stage: StageBlocks, components: Mapping[str, Any], inputs: Mapping[str,
     inputs = {name: value for name, value in inputs.items() if name in known}
     chosen = blocks.get_execution_blocks(**inputs)
     needed = {spec.name for spec in (*chosen.expected_components, *chosen.expected_configs)}
+    _without_bars(blocks)
     pipeline: Components = blocks.init_pipeline()
     pipeline.update_components(**{name: _own(part) for name, part in components.items() if name in needed})
-    pipeline.set_progress_bar_config(disable=True)
     outputs: dict[str, Any] = pipeline(**inputs, output=list(stage.gives))
     return outputs
+
+
+def _without_bars(blocks: ModularPipelineBlocks) -> None:
+    """No progress bars on stderr. A pipeline's own `set_progress_bar_config` reaches the outermost blocks only."""
+    for block in blocks.sub_blocks.values():
+        if isinstance(block, LoopSequentialPipelineBlocks):
+            block.set_progress_bar_config(disable=True)
+        else:
+            _without_bars(block)
 
 
 def _own(part: Module) -> Module:

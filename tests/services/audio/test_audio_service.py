@@ -235,7 +235,7 @@ async def test_a_picture_beyond_memory_is_refused(setting: Setting) -> None:
     assert (type(error), error.reason) == (FailedPrecondition, "PICTURE_TOO_LARGE")
 
 
-async def test_latents_are_refused_while_no_family_decodes_them(setting: Setting) -> None:
+async def test_latents_are_refused_by_a_model_that_sounds_by_the_picture(setting: Setting) -> None:
     request = setting.request()
     request.latents.CopyFrom(request.picture)
     error = await setting.refused(request)
