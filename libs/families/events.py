@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from libs.families.modular import BlockState, Components, InputParam, ModularPipelineBlocks
+from libs.families.colours import Colours
+from libs.families.modular import BlockState, Components, ComponentSpec, InputParam, ModularPipelineBlocks
 from libs.families.resting import rest
 from libs.families.resuming import copied
 from libs.families.step import Step
@@ -23,7 +24,11 @@ class StepBegins(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
-        return "Step within the loop that notes when it began"
+        return "Step within the loop that notes when it began, and from which latents"
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [InputParam("latents", required=True)]
 
     def __call__(
         self,
@@ -33,6 +38,7 @@ class StepBegins(ModularPipelineBlocks):
         t: Tensor,  # noqa: ARG002
     ) -> tuple[Components, BlockState]:
         block_state.step_began = time.perf_counter()
+        block_state.latents_before = block_state.latents
         return components, block_state
 
 
@@ -42,6 +48,10 @@ class StepEnds(ModularPipelineBlocks):
     @property
     def description(self) -> str:
         return "Step within the loop that calls `on_step` with a `Step`"
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("colours", Colours)]
 
     @property
     def inputs(self) -> list[InputParam]:
@@ -70,11 +80,12 @@ class StepEnds(ModularPipelineBlocks):
             raise LoopStopped(error) from error
         return components, block_state
 
-    def preview(
-        self,
-        components: Components,  # noqa: ARG002  # for families that can draw one
-        block_state: BlockState,  # noqa: ARG002
-        i: int,  # noqa: ARG002
-    ) -> NDArray[np.uint8] | None:
-        """Step ``i``'s estimate of the clean picture, see `Step.preview`; None: the family draws none."""
-        return None
+    def preview(self, components: Components, block_state: BlockState, i: int) -> NDArray[np.uint8] | None:
+        """Step ``i``'s estimate of the clean picture, see `Step.preview`; None: it cannot be drawn, or not yet."""
+        strip: NDArray[np.uint8] | None = components.colours.strip(self.clean(components, block_state, i))
+        return strip
+
+    def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
+        """Step ``i``'s estimate of the clean latents, normalised, (1, C, F, h, w): x_0 = x_t - sigma v."""
+        clean: Tensor = block_state.latents_before - components.scheduler.sigmas[i] * block_state.noise_pred
+        return clean

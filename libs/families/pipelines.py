@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from libs.families.colours import Colours
 from libs.families.diorama.denoising import to_uint8
 from libs.families.guidance import BatchedGuidance, RowsTransformer
 from libs.families.loading import Lazy
@@ -76,6 +77,7 @@ class DenoisePipeline:
         self._components = self._family.denoise.load(model_dir)
         for name, load in self._family.transformers.items():
             self._components[name] = RowsTransformer(transformers[name] if name in transformers else load(model_dir))
+        self.colours = self._draws(model_dir, family)
 
     @torch.inference_mode()
     def __call__(
@@ -101,8 +103,10 @@ class DenoisePipeline:
         """
         self._family.check_conditioning(conditioning, self._components, width, height)
         tensors = {name: self._typed(name, torch.from_numpy(tensor)) for name, tensor in conditioning.items()}
+        if preview_every_steps and self.colours is not None:
+            self.colours.begin()
         guiders = {name: BatchedGuidance(guidance_scale) for name in ("guider", "guider_2")}
-        components = {**self._components, **guiders, **self._caches()}
+        components = {**self._components, **guiders, **self._caches(), "colours": self.colours}
         inputs = {
             "width": width,
             "height": height,
@@ -120,6 +124,15 @@ class DenoisePipeline:
         except LoopStopped as stopped:
             raise stopped.cause from None
         return _to_numpy(outputs)
+
+    def _draws(self, model_dir: Path, family: str) -> Colours | None:
+        """What draws the previews, from the first run on that asks for them; None: the family's own blocks do."""
+        channels, vae = self._family.latent_channels, self._components["vae"]
+        if channels is None:
+            return None
+        # Frames that the latent frame after the first holds.
+        ratio = self._family.frames_made(2) - 1
+        return Colours(vae.config[channels], ratio, lambda: DecodePipeline(model_dir, family))
 
     def _caches(self) -> dict[str, StepCache]:
         """Of one run: what they remember is its own."""
