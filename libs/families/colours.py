@@ -1,7 +1,8 @@
 """What latents look like: a linear map from a latent pixel to the mean colour there, fitted to the model's own decoder.
 
 Decoding takes longer than a step; this takes a matrix product. The fit decodes a few small clips of smooth and rough
-noise, with the seed below, in a thread of its own that rests most of the time: the steps go on beside it.
+noise, with the seed below, in a thread of its own that rests most of the time: the steps go on beside it. Afterwards
+nothing of the decoder is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STRIP_HEIGHT = 96
 
 
 class Colours:
-    """Of one model. Thread-safe; until the fit is done, and where the decoder's weights are not there, it draws nothing."""
+    """Of one model. Thread-safe; draws nothing until the fit is done, or where the decoder's weights are not there."""
 
     def __init__(self, channels: int, temporal_ratio: int, load_decode: Callable[[], Decode]) -> None:
         """``load_decode`` may raise FailedPrecondition: there are no weights."""
@@ -47,10 +48,14 @@ class Colours:
         self._map: Tensor | None = None
 
     def begin(self) -> None:
-        """Start to fit, if nobody has. Returns at once."""
+        """Map the decoder's weights and start to fit, if nobody has.
+
+        The weights in this thread: no step of this video runs meanwhile, whose numbers a load in another thread could
+        change (diffusers sets the default type of all threads for as long).
+        """
         with self._lock:
             if self._fit is None:
-                self._fit = threading.Thread(target=self._run, name="colours", daemon=True)
+                self._fit = threading.Thread(target=self._run, args=(self._loaded(),), name="colours")
                 self._fit.start()
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -72,16 +77,24 @@ class Colours:
         frames = large.clamp(0.0, 255.0).round().to(torch.uint8).permute(2, 0, 3, 1)
         return np.ascontiguousarray(frames.flatten(1, 2).numpy())
 
-    def _run(self) -> None:
+    def _loaded(self) -> Decode | None:
         try:
-            self._map = fitted(self._load_decode(), self._channels, self._temporal_ratio, BUSY_SHARE)
+            return self._load_decode()
         except FailedPrecondition as error:
             _log.warning("no previews of this model: its decoder cannot be loaded here", extra={"cause": str(error)})
+            return None
+
+    def _run(self, decode: Decode | None) -> None:
+        if decode is not None:
+            self._map = fitted(decode, self._channels, self._temporal_ratio, BUSY_SHARE)
 
 
 @torch.inference_mode()
-def fitted(decode: Decode, channels: int, temporal_ratio: int, busy_share: float = 1.0) -> Tensor:
-    """(C + 1, 3) float32: latent pixel and a 1 -> mean red, green and blue there, 0 to 255. Least squares."""
+def fitted(decode: Decode, channels: int, temporal_ratio: int, busy_share: float = 1.0) -> Tensor | None:
+    """(C + 1, 3) float32: latent pixel and a 1 -> mean red, green and blue there, 0 to 255. Least squares.
+
+    None: the process is about to end.
+    """
     generator = torch.Generator("cpu").manual_seed(0)
     pixels, colours = [], []
     for _ in range(8 + channels // 4):
@@ -90,12 +103,19 @@ def fitted(decode: Decode, channels: int, temporal_ratio: int, busy_share: float
         frames = np.concatenate(list(decode({"latents": latents.numpy()}, 1 + temporal_ratio)))
         pixels.append(_inner(latents[0]))
         colours.append(_inner(_means(torch.from_numpy(frames).float())))
-        if busy_share < 1:
-            time.sleep((time.perf_counter() - began) * (1 / busy_share - 1))
+        if busy_share < 1 and not _rested((time.perf_counter() - began) * (1 / busy_share - 1)):
+            return None
     given = torch.cat([torch.cat(pixels), torch.ones(sum(map(len, pixels)), 1)], dim=1).double()
     ridge = torch.full((channels + 1,), RIDGE * len(given), dtype=torch.float64)
     ridge[-1] = 0.0
     return torch.linalg.solve(given.T @ given + torch.diag(ridge), given.T @ torch.cat(colours).double()).float()
+
+
+def _rested(seconds: float) -> bool:
+    """False as soon as the process ends, which waits for this thread."""
+    main = threading.main_thread()
+    main.join(seconds)
+    return main.is_alive()
 
 
 def _clip(channels: int, generator: torch.Generator) -> Tensor:

@@ -71,11 +71,13 @@ class StepEnds(ModularPipelineBlocks):
     ) -> tuple[Components, BlockState]:
         seconds = time.perf_counter() - block_state.step_began
         every = block_state.preview_every_steps
-        preview = self.preview(components, block_state, i) if every > 0 and (i + 1) % every == 0 else None
+        due = every > 0 and (i + 1) % every == 0
+        preview = self.preview(components, block_state, i) if due else None
+        sound = self.sound(block_state) if due else None
         state = partial(copied, i + 1, components, block_state)
         rest()
         try:
-            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state))
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state, sound))
         except Exception as error:
             raise LoopStopped(error) from error
         return components, block_state
@@ -84,6 +86,10 @@ class StepEnds(ModularPipelineBlocks):
         """Step ``i``'s estimate of the clean picture, see `Step.preview`; None: it cannot be drawn, or not yet."""
         strip: NDArray[np.uint8] | None = components.colours.strip(self.clean(components, block_state, i))
         return strip
+
+    def sound(self, block_state: BlockState) -> dict[str, NDArray[np.float32]] | None:  # noqa: ARG002
+        """The estimate of the clean sound, see `Step.sound`; None: the family makes none with the picture."""
+        return None
 
     def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
         """Step ``i``'s estimate of the clean latents, normalised, (1, C, F, h, w): x_0 = x_t - sigma v."""

@@ -231,6 +231,10 @@ class LTX2StepEnds(StepEnds):
     def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
         return as_video(components, block_state, block_state.noise_pred_video)  # clean already, see `_guided`
 
+    @override
+    def sound(self, block_state: BlockState) -> dict[str, NDArray[np.float32]]:
+        return {"audio_latents": block_state.noise_pred_audio.numpy()}
+
 
 class LTX2ImageStepEnds(LTX2StepEnds):
     """The given first frame is clean from the beginning, whatever is predicted there."""

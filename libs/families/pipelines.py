@@ -132,7 +132,7 @@ class DenoisePipeline:
             return None
         # Frames that the latent frame after the first holds.
         ratio = self._family.frames_made(2) - 1
-        return Colours(vae.config[channels], ratio, lambda: DecodePipeline(model_dir, family))
+        return Colours(vae.config[channels], ratio, lambda: DecodePipeline(model_dir, family).loaded())
 
     def _caches(self) -> dict[str, StepCache]:
         """Of one run: what they remember is its own."""
@@ -151,6 +151,12 @@ class DecodePipeline:
         self._family = family_named(family)
         self._components = self._family.decode.load(model_dir) if decoder is None else {"vae": decoder}
         self._decoder: Module = decoder
+
+    def loaded(self) -> DecodePipeline:
+        """Itself, with weights that the first call would else load."""
+        for part in self._components.values():
+            _own(part)
+        return self
 
     def __call__(self, latents: Mapping[str, NDArray[Any]], num_frames: int) -> Iterator[NDArray[np.uint8]]:
         """Frames in order, in chunks (t, H, W, 3) uint8, ``num_frames`` in all.

@@ -61,6 +61,7 @@ def request_from_proto(message: pb.CreateVideoRequest) -> VideoRequest:
         seed=spec.seed if spec.HasField("seed") else None,
         preset=PRESET_FROM_PROTO.get(spec.preset, Preset.STANDARD),
         audio_intent=AUDIO_INTENT_FROM_PROTO.get(spec.audio_intent, AudioIntent.FULL),
+        preview_sound=spec.preview_sound,
         request_id=message.request_id.lower(),
         priority=PRIORITY_FROM_PROTO.get(message.priority, Priority.STANDARD),
         deadline=message.deadline.ToDatetime(tzinfo=UTC) if message.HasField("deadline") else None,
@@ -121,6 +122,7 @@ def spec_to_proto(spec: Spec) -> pb.VideoSpec:
         seed=spec.seed,
         preset=PRESET[spec.preset],
         audio_intent=AUDIO_INTENT[spec.audio_intent],
+        preview_sound=spec.preview_sound,
     )
 
 
@@ -194,6 +196,7 @@ def event_to_proto(event: WatchEvent) -> pb.WatchVideoResponse:
         time=_timestamp(event.time),
         video=video_to_proto(event.view),
         preview_jpeg=event.preview_jpeg,
+        preview_sound_url=event.preview_sound_url,
     )
 
 

@@ -25,6 +25,8 @@ def request_hash(request: VideoRequest) -> str:
     """SHA-256 over everything the caller chose, apart from the request id; the image counts by its own SHA-256."""
     fields = asdict(request)
     del fields["request_id"]
+    if not request.preview_sound:  # the hash of requests from before there was this choice
+        del fields["preview_sound"]
     fields["image"] = hashlib.sha256(request.image).hexdigest() if request.image else ""
     fields["deadline"] = request.deadline.isoformat() if request.deadline else None
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -70,6 +72,7 @@ def resolve(
         preset=request.preset,
         audio_intent=request.audio_intent,
         joint_audio=card.joint_audio,
+        preview_sound=request.preview_sound,
     )
 
 

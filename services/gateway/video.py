@@ -84,6 +84,7 @@ class VideoRequest:
     seed: int | None = None
     preset: Preset = Preset.STANDARD
     audio_intent: AudioIntent = AudioIntent.FULL
+    preview_sound: bool = False
     request_id: str = ""
     priority: Priority = Priority.STANDARD
     deadline: datetime | None = None
@@ -117,6 +118,7 @@ class Spec:
     preset: Preset
     audio_intent: AudioIntent
     joint_audio: bool = False
+    preview_sound: bool = False
 
     @property
     def shape(self) -> Shape:

@@ -1,4 +1,4 @@
-"""Previews of diffusers' families: a linear map fitted to the decoder, applied to what a step takes for the clean latents."""
+"""Previews of diffusers' families: a linear map fitted to the decoder, of what a step takes for the clean latents."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ CASES += [("wan22-5b", False), ("wan22-5b", True), ("hunyuan15-t2v", False)]
 STEPS = 4
 
 
-def run(pipeline: DenoisePipeline, conditioning: Any, model: str, every: int) -> tuple[NDArray[np.float32], list[Step]]:
-    family, (width, height), fps, *_ = TINY[model]
+def run(
+    pipeline: DenoisePipeline, conditioning: Any, model: str, every: int
+) -> tuple[dict[str, NDArray[np.float32]], list[Step]]:
+    _, (width, height), fps, *_ = TINY[model]
     steps: list[Step] = []
     made = pipeline(
         conditioning,
@@ -42,7 +44,7 @@ def run(pipeline: DenoisePipeline, conditioning: Any, model: str, every: int) ->
         preview_every_steps=every,
         on_step=steps.append,
     )
-    return made["latents"], steps
+    return made, steps
 
 
 def with_a_map(pipeline: DenoisePipeline) -> Colours:
@@ -64,9 +66,11 @@ def test_previews_show_the_clean_latents_and_change_none(models: Path, model: st
     conditioning = load_encode(folder, family)("a red ball", "blur", image, width, height, 9)
     pipeline = load_denoise(folder, family)
     colours = with_a_map(pipeline)
-    latents, steps = run(pipeline, conditioning, model, 2)
+    made, steps = run(pipeline, conditioning, model, 2)
     plain, _ = run(pipeline, conditioning, model, 0)
-    np.testing.assert_array_equal(latents, plain)
+    for name, tensor in plain.items():
+        np.testing.assert_array_equal(made[name], tensor)
+    latents = made["latents"]
 
     first, last = steps[1].preview, steps[-1].preview
     assert [step.preview is not None for step in steps] == [False, True, False, True]
@@ -80,6 +84,11 @@ def test_previews_show_the_clean_latents_and_change_none(models: Path, model: st
     assert shown is not None
     assert np.abs(last.astype(int) - shown).max() <= 1
     assert np.abs(first.astype(int) - shown).max() > 5
+    if family == "ltx2":
+        assert steps[1].sound is not None
+        assert steps[-1].sound is not None
+        np.testing.assert_allclose(steps[-1].sound["audio_latents"], made["audio_latents"], rtol=0, atol=1e-5)
+        assert np.abs(steps[1].sound["audio_latents"] - made["audio_latents"]).max() > 0.1
     if from_image and family in ("ltx", "ltx2", "wan22-5b"):
         width = times * columns
         assert np.abs(first[:, :width].astype(int) - shown[:, :width]).max() <= 1, "the given frame is clean at once"
@@ -96,8 +105,9 @@ def test_what_a_linear_decoder_does_is_found() -> None:
         yield from frames.clamp(0, 255).round().byte().numpy().reshape(num_frames, 1, *large.shape[1:])
 
     found = fitted(decode, 16, 4)
+    assert found is not None
     assert (found - truth).abs().max() < 0.5
-    assert torch.equal(found, fitted(decode, 16, 4)), "the same clips every time"
+    assert (found == fitted(decode, 16, 4)).all(), "the same clips every time"
 
 
 def test_a_trained_decoder_is_met_well() -> None:

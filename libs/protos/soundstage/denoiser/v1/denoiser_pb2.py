@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from soundstage.artifact.v1 import artifact_pb2 as soundstage_dot_artifact_dot_v1_dot_artifact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%soundstage/denoiser/v1/denoiser.proto\x12\x16soundstage.denoiser.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%soundstage/artifact/v1/artifact.proto\"\x84\x05\n\x0e\x44\x65noiseRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12>\n\x0c\x63onditioning\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x05width\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1a\n\x06height\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1f\n\nnum_frames\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12$\n\x03\x66ps\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\xf0?\x12\'\n\x13num_inference_steps\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x12/\n\x0eguidance_scale\x18\t \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00I@)\x00\x00\x00\x00\x00\x00\xf0?\x12\x15\n\x04seed\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\'\n\x13preview_every_steps\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12<\n\x08priority\x18\x0c \x01(\x0e\x32 .soundstage.denoiser.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x31\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x39\n\ncheckpoint\x18\x0e \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactH\x01\x88\x01\x01\x42\x0b\n\t_deadlineB\r\n\x0b_checkpoint\"\x84\x03\n\x0f\x44\x65noiseResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12;\n\x08progress\x18\x02 \x01(\x0b\x32\'.soundstage.denoiser.v1.DenoiseProgressH\x00\x12\x39\n\x07preview\x18\x03 \x01(\x0b\x32&.soundstage.denoiser.v1.DenoisePreviewH\x00\x12?\n\ncheckpoint\x18\x04 \x01(\x0b\x32).soundstage.denoiser.v1.DenoiseCheckpointH\x00\x12\x37\n\x06result\x18\x05 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseResultH\x00\x12\x37\n\x06queued\x18\x06 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseQueuedH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"(\n\rDenoiseQueued\x12\x17\n\x06\x62\x65\x66ore\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"s\n\x0f\x44\x65noiseProgress\x12:\n\x08progress\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressB\x06\xbaH\x03\xc8\x01\x01\x12$\n\x0cstep_seconds\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"@\n\x0e\x44\x65noisePreview\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x17\n\x04jpeg\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\"h\n\x11\x44\x65noiseCheckpoint\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12<\n\ncheckpoint\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\"x\n\rDenoiseResult\x12\x39\n\x07latents\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\xc2\x01\n\x0f\x44\x65noiserService\x12\\\n\x07\x44\x65noise\x12&.soundstage.denoiser.v1.DenoiseRequest\x1a\'.soundstage.denoiser.v1.DenoiseResponse0\x01\x12Q\n\x04Stop\x12#.soundstage.denoiser.v1.StopRequest\x1a$.soundstage.denoiser.v1.StopResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%soundstage/denoiser/v1/denoiser.proto\x12\x16soundstage.denoiser.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%soundstage/artifact/v1/artifact.proto\"\x9b\x05\n\x0e\x44\x65noiseRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x05model\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12>\n\x0c\x63onditioning\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x05width\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1a\n\x06height\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80@(\x10\x12\x1f\n\nnum_frames\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12$\n\x03\x66ps\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\xf0?\x12\'\n\x13num_inference_steps\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x12/\n\x0eguidance_scale\x18\t \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00I@)\x00\x00\x00\x00\x00\x00\xf0?\x12\x15\n\x04seed\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\'\n\x13preview_every_steps\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12<\n\x08priority\x18\x0c \x01(\x0e\x32 .soundstage.denoiser.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x31\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x39\n\ncheckpoint\x18\x0e \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactH\x01\x88\x01\x01\x12\x15\n\rpreview_sound\x18\x10 \x01(\x08\x42\x0b\n\t_deadlineB\r\n\x0b_checkpoint\"\x84\x03\n\x0f\x44\x65noiseResponse\x12\x36\n\theartbeat\x18\x01 \x01(\x0b\x32!.soundstage.artifact.v1.HeartbeatH\x00\x12;\n\x08progress\x18\x02 \x01(\x0b\x32\'.soundstage.denoiser.v1.DenoiseProgressH\x00\x12\x39\n\x07preview\x18\x03 \x01(\x0b\x32&.soundstage.denoiser.v1.DenoisePreviewH\x00\x12?\n\ncheckpoint\x18\x04 \x01(\x0b\x32).soundstage.denoiser.v1.DenoiseCheckpointH\x00\x12\x37\n\x06result\x18\x05 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseResultH\x00\x12\x37\n\x06queued\x18\x06 \x01(\x0b\x32%.soundstage.denoiser.v1.DenoiseQueuedH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"(\n\rDenoiseQueued\x12\x17\n\x06\x62\x65\x66ore\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"s\n\x0f\x44\x65noiseProgress\x12:\n\x08progress\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ProgressB\x06\xbaH\x03\xc8\x01\x01\x12$\n\x0cstep_seconds\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00\"\x80\x01\n\x0e\x44\x65noisePreview\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x17\n\x04jpeg\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\x12\x34\n\x05sound\x18\x03 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactH\x00\x88\x01\x01\x42\x08\n\x06_sound\"h\n\x11\x44\x65noiseCheckpoint\x12\x15\n\x04step\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12<\n\ncheckpoint\x18\x02 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\"x\n\rDenoiseResult\x12\x39\n\x07latents\x18\x01 \x01(\x0b\x32 .soundstage.artifact.v1.ArtifactB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.soundstage.artifact.v1.Usage\"G\n\x0bStopRequest\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1f.soundstage.artifact.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01\"\x1f\n\x0cStopResponse\x12\x0f\n\x07\x61t_work\x18\x01 \x01(\x08*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\xc2\x01\n\x0f\x44\x65noiserService\x12\\\n\x07\x44\x65noise\x12&.soundstage.denoiser.v1.DenoiseRequest\x1a\'.soundstage.denoiser.v1.DenoiseResponse0\x01\x12Q\n\x04Stop\x12#.soundstage.denoiser.v1.StopRequest\x1a$.soundstage.denoiser.v1.StopResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -78,26 +78,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DENOISERESULT'].fields_by_name['latents']._serialized_options = b'\272H\003\310\001\001'
   _globals['_STOPREQUEST'].fields_by_name['attempt']._loaded_options = None
   _globals['_STOPREQUEST'].fields_by_name['attempt']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_PRIORITY']._serialized_start=1763
-  _globals['_PRIORITY']._serialized_end=1868
+  _globals['_PRIORITY']._serialized_start=1851
+  _globals['_PRIORITY']._serialized_end=1956
   _globals['_DENOISEREQUEST']._serialized_start=167
-  _globals['_DENOISEREQUEST']._serialized_end=811
-  _globals['_DENOISERESPONSE']._serialized_start=814
-  _globals['_DENOISERESPONSE']._serialized_end=1202
-  _globals['_DENOISEQUEUED']._serialized_start=1204
-  _globals['_DENOISEQUEUED']._serialized_end=1244
-  _globals['_DENOISEPROGRESS']._serialized_start=1246
-  _globals['_DENOISEPROGRESS']._serialized_end=1361
-  _globals['_DENOISEPREVIEW']._serialized_start=1363
-  _globals['_DENOISEPREVIEW']._serialized_end=1427
-  _globals['_DENOISECHECKPOINT']._serialized_start=1429
-  _globals['_DENOISECHECKPOINT']._serialized_end=1533
-  _globals['_DENOISERESULT']._serialized_start=1535
-  _globals['_DENOISERESULT']._serialized_end=1655
-  _globals['_STOPREQUEST']._serialized_start=1657
-  _globals['_STOPREQUEST']._serialized_end=1728
-  _globals['_STOPRESPONSE']._serialized_start=1730
-  _globals['_STOPRESPONSE']._serialized_end=1761
-  _globals['_DENOISERSERVICE']._serialized_start=1871
-  _globals['_DENOISERSERVICE']._serialized_end=2065
+  _globals['_DENOISEREQUEST']._serialized_end=834
+  _globals['_DENOISERESPONSE']._serialized_start=837
+  _globals['_DENOISERESPONSE']._serialized_end=1225
+  _globals['_DENOISEQUEUED']._serialized_start=1227
+  _globals['_DENOISEQUEUED']._serialized_end=1267
+  _globals['_DENOISEPROGRESS']._serialized_start=1269
+  _globals['_DENOISEPROGRESS']._serialized_end=1384
+  _globals['_DENOISEPREVIEW']._serialized_start=1387
+  _globals['_DENOISEPREVIEW']._serialized_end=1515
+  _globals['_DENOISECHECKPOINT']._serialized_start=1517
+  _globals['_DENOISECHECKPOINT']._serialized_end=1621
+  _globals['_DENOISERESULT']._serialized_start=1623
+  _globals['_DENOISERESULT']._serialized_end=1743
+  _globals['_STOPREQUEST']._serialized_start=1745
+  _globals['_STOPREQUEST']._serialized_end=1816
+  _globals['_STOPRESPONSE']._serialized_start=1818
+  _globals['_STOPRESPONSE']._serialized_end=1849
+  _globals['_DENOISERSERVICE']._serialized_start=1959
+  _globals['_DENOISERSERVICE']._serialized_end=2153
 # @@protoc_insertion_point(module_scope)
