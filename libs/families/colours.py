@@ -108,7 +108,10 @@ def fitted(decode: Decode, channels: int, temporal_ratio: int, busy_share: float
     given = torch.cat([torch.cat(pixels), torch.ones(sum(map(len, pixels)), 1)], dim=1).double()
     ridge = torch.full((channels + 1,), RIDGE * len(given), dtype=torch.float64)
     ridge[-1] = 0.0
-    return torch.linalg.solve(given.T @ given + torch.diag(ridge), given.T @ torch.cat(colours).double()).float()
+    solved: Tensor = torch.linalg.solve(
+        given.T @ given + torch.diag(ridge), given.T @ torch.cat(colours).double()
+    ).float()
+    return solved
 
 
 def _rested(seconds: float) -> bool:
@@ -125,8 +128,8 @@ def _clip(channels: int, generator: torch.Generator) -> Tensor:
         interpolate(torch.randn(1, channels, *size, generator=generator), (2, SIDE, SIDE), mode="trilinear")
         for size in sizes
     ]
-    total = torch.stack(fields).sum(0)
-    return total / len(sizes) ** 0.5
+    clip: Tensor = torch.stack(fields).sum(0) / len(sizes) ** 0.5
+    return clip
 
 
 def _means(frames: Tensor) -> Tensor:

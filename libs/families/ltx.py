@@ -288,7 +288,7 @@ def as_video(components: Components, block_state: BlockState, tokens: Tensor) ->
     """(1, F h w, C) -> (1, C, F, h, w). Patches are single latents: tokens are frames, rows, columns in this order."""
     space, time = components.vae_spatial_compression_ratio, components.vae_temporal_compression_ratio
     grid = (block_state.num_frames - 1) // time + 1, block_state.height // space, block_state.width // space
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    return tokens.transpose(1, 2).reshape(1, -1, *grid)
 
 
 def _by_channel(values: Tensor, like: Tensor) -> Tensor:
