@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from libs.families.modular import BlockState, Components, InputParam, ModularPipelineBlocks
+from libs.families.colours import Colours
+from libs.families.modular import BlockState, Components, ComponentSpec, InputParam, ModularPipelineBlocks
 from libs.families.resting import rest
 from libs.families.resuming import copied
 from libs.families.step import Step
@@ -23,7 +24,11 @@ class StepBegins(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
-        return "Step within the loop that notes when it began"
+        return "Step within the loop that notes when it began, and from which latents"
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [InputParam("latents", required=True)]
 
     def __call__(
         self,
@@ -33,6 +38,7 @@ class StepBegins(ModularPipelineBlocks):
         t: Tensor,  # noqa: ARG002
     ) -> tuple[Components, BlockState]:
         block_state.step_began = time.perf_counter()
+        block_state.latents_before = block_state.latents
         return components, block_state
 
 
@@ -42,6 +48,10 @@ class StepEnds(ModularPipelineBlocks):
     @property
     def description(self) -> str:
         return "Step within the loop that calls `on_step` with a `Step`"
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("colours", Colours)]
 
     @property
     def inputs(self) -> list[InputParam]:
@@ -61,20 +71,27 @@ class StepEnds(ModularPipelineBlocks):
     ) -> tuple[Components, BlockState]:
         seconds = time.perf_counter() - block_state.step_began
         every = block_state.preview_every_steps
-        preview = self.preview(components, block_state, i) if every > 0 and (i + 1) % every == 0 else None
+        due = every > 0 and (i + 1) % every == 0
+        preview = self.preview(components, block_state, i) if due else None
+        sound = self.sound(block_state) if due else None
         state = partial(copied, i + 1, components, block_state)
         rest()
         try:
-            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state))
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state, sound))
         except Exception as error:
             raise LoopStopped(error) from error
         return components, block_state
 
-    def preview(
-        self,
-        components: Components,  # noqa: ARG002  # for families that can draw one
-        block_state: BlockState,  # noqa: ARG002
-        i: int,  # noqa: ARG002
-    ) -> NDArray[np.uint8] | None:
-        """Step ``i``'s estimate of the clean picture, see `Step.preview`; None: the family draws none."""
+    def preview(self, components: Components, block_state: BlockState, i: int) -> NDArray[np.uint8] | None:
+        """Step ``i``'s estimate of the clean picture, see `Step.preview`; None: it cannot be drawn, or not yet."""
+        strip: NDArray[np.uint8] | None = components.colours.strip(self.clean(components, block_state, i))
+        return strip
+
+    def sound(self, block_state: BlockState) -> dict[str, NDArray[np.float32]] | None:  # noqa: ARG002
+        """The estimate of the clean sound, see `Step.sound`; None: the family makes none with the picture."""
         return None
+
+    def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
+        """Step ``i``'s estimate of the clean latents, normalised, (1, C, F, h, w): x_0 = x_t - sigma v."""
+        clean: Tensor = block_state.latents_before - components.scheduler.sigmas[i] * block_state.noise_pred
+        return clean

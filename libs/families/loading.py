@@ -21,7 +21,7 @@ from torch import nn
 from libs.errors import FailedPrecondition
 from libs.families.modular import Module
 from libs.families.quiet import quieten
-from libs.families.shape import Shape
+from libs.families.shape import LOADING, Shape
 
 __all__ = ["Lazy", "LazyModel", "index_value", "load_model", "load_scheduler", "load_tokenizer", "use_dtype"]
 
@@ -67,9 +67,9 @@ def load_model(kind: Module, model_dir: Path, subfolder: str) -> Module:
     """
     quieten(diffusers_logging)
     _expect_weights(model_dir / subfolder)
-    model = kind.from_pretrained(
-        model_dir / subfolder, local_files_only=True, use_safetensors=True, dtype=use_dtype(model_dir / subfolder)
-    )
+    dtype = use_dtype(model_dir / subfolder)
+    with LOADING:
+        model = kind.from_pretrained(model_dir / subfolder, local_files_only=True, use_safetensors=True, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 

@@ -25,12 +25,14 @@ from diffusers.modular_pipelines.ltx.denoise import LTXDenoiseStep, LTXImage2Vid
 from diffusers.modular_pipelines.ltx.encoders import LTXTextEncoderStep
 from torch import Tensor
 from transformers import T5EncoderModel, T5TokenizerFast  # type: ignore[attr-defined]  # made on demand
+from typing_extensions import override
 
 from libs.families.events import StepBegins, StepEnds
 from libs.families.first_frame import FirstFrameStep
 from libs.families.loading import Lazy, LazyModel, load_model, load_scheduler, load_tokenizer
 from libs.families.modular import (
     AutoPipelineBlocks,
+    BlockState,
     Components,
     ComponentSpec,
     InputParam,
@@ -46,6 +48,7 @@ __all__ = [
     "LTXDecodeBlocks",
     "LTXDenoiseBlocks",
     "LTXEncodeBlocks",
+    "as_video",
     "load_for_decode",
     "load_for_denoise",
     "load_for_encode",
@@ -161,9 +164,10 @@ class LTXVideoChunksStep(ModularPipelineBlocks):
         vae, latents, timestep = components.vae, block_state.latents, None
         mean, std = _by_channel(vae.latents_mean, latents), _by_channel(vae.latents_std, latents)
         latents = (latents * std / vae.config.scaling_factor + mean).to(vae.dtype)
-        if block_state.decode_noise is not None:
+        if vae.config.timestep_conditioning:
             scale = torch.tensor(DECODE_NOISE_SCALE, dtype=vae.dtype)
-            latents = (1 - scale) * latents + scale * block_state.decode_noise.to(vae.dtype)
+            noise = torch.zeros_like(latents) if block_state.decode_noise is None else block_state.decode_noise
+            latents = (1 - scale) * latents + scale * noise.to(vae.dtype)
             timestep = torch.tensor([DECODE_TIMESTEP], dtype=vae.dtype)
         block_state.video_chunks = (vae.decode(latents, timestep, return_dict=False)[0],)
         self.set_block_state(state, block_state)
@@ -183,13 +187,30 @@ class LTXEncodeBlocks(SequentialPipelineBlocks):
     block_names = ("text_encoder", "first_frame")
 
 
+class LTXStepEnds(StepEnds):
+    model_name = "ltx"
+
+    @override
+    def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
+        return as_video(components, block_state, super().clean(components, block_state, i))
+
+
+class LTXImageStepEnds(LTXStepEnds):
+    """The given first frame is clean from the beginning, whatever velocity is predicted there."""
+
+    @override
+    def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
+        before = as_video(components, block_state, block_state.latents_before)
+        return torch.cat([before[:, :, :1], super().clean(components, block_state, i)[:, :, 1:]], dim=2)
+
+
 class LTXTextLoop(Resumable, LTXDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
-    block_classes = (StepBegins, *LTXDenoiseStep.block_classes, StepEnds)
+    block_classes = (StepBegins, *LTXDenoiseStep.block_classes, LTXStepEnds)
     block_names = ("begins", *LTXDenoiseStep.block_names, "ends")
 
 
 class LTXImageLoop(Resumable, LTXImage2VideoDenoiseStep):  # type: ignore[misc]  # diffusers is untyped
-    block_classes = (StepBegins, *LTXImage2VideoDenoiseStep.block_classes, StepEnds)
+    block_classes = (StepBegins, *LTXImage2VideoDenoiseStep.block_classes, LTXImageStepEnds)
     block_names = ("begins", *LTXImage2VideoDenoiseStep.block_names, "ends")
 
 
@@ -261,6 +282,13 @@ def load_transformer(model_dir: Path) -> LazyModel:
 
 def load_for_decode(model_dir: Path) -> dict[str, Any]:
     return {"vae": Lazy(lambda: load_model(AutoencoderKLLTXVideo, model_dir, "vae"))}
+
+
+def as_video(components: Components, block_state: BlockState, tokens: Tensor) -> Tensor:
+    """(1, F h w, C) -> (1, C, F, h, w). Patches are single latents: tokens are frames, rows, columns in this order."""
+    space, time = components.vae_spatial_compression_ratio, components.vae_temporal_compression_ratio
+    grid = (block_state.num_frames - 1) // time + 1, block_state.height // space, block_state.width // space
+    return tokens.transpose(1, 2).reshape(1, -1, *grid)
 
 
 def _by_channel(values: Tensor, like: Tensor) -> Tensor:

@@ -38,11 +38,13 @@ from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Gemma3ForConditionalGeneration
+from typing_extensions import override
 
 from libs.errors import FailedPrecondition
 from libs.families.events import StepBegins, StepEnds
 from libs.families.first_frame import PictureStep
 from libs.families.loading import Lazy, LazyModel, load_model, load_scheduler, load_tokenizer
+from libs.families.ltx import as_video
 from libs.families.modular import (
     AutoPipelineBlocks,
     BlockState,
@@ -167,10 +169,7 @@ class LTX2FinishStep(ModularPipelineBlocks):
 
     def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
         block_state = self.get_block_state(state)
-        space, time = components.vae_spatial_compression_ratio, components.vae_temporal_compression_ratio
-        grid = (block_state.num_frames - 1) // time + 1, block_state.height // space, block_state.width // space
-        # The transformer's patches are single latents: tokens are (frames, rows, columns) in this order.
-        block_state.latents = block_state.latents.transpose(1, 2).unflatten(2, grid)
+        block_state.latents = as_video(components, block_state, block_state.latents)
         self.set_block_state(state, block_state)
         return components, state
 
@@ -225,8 +224,29 @@ class LTX2EncodeBlocks(SequentialPipelineBlocks):
     block_names = ("text_encoder", "connectors", "first_frame")
 
 
+class LTX2StepEnds(StepEnds):
+    model_name = "ltx2"
+
+    @override
+    def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
+        return as_video(components, block_state, block_state.noise_pred_video)  # clean already, see `_guided`
+
+    @override
+    def sound(self, block_state: BlockState) -> dict[str, NDArray[np.float32]]:
+        return {"audio_latents": block_state.noise_pred_audio.numpy()}
+
+
+class LTX2ImageStepEnds(LTX2StepEnds):
+    """The given first frame is clean from the beginning, whatever is predicted there."""
+
+    @override
+    def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
+        before = as_video(components, block_state, block_state.latents_before)
+        return torch.cat([before[:, :, :1], super().clean(components, block_state, i)[:, :, 1:]], dim=2)
+
+
 class LTX2TextLoop(Resumable, LTX2DenoiseLoopWrapper):  # type: ignore[misc]  # diffusers is untyped
-    block_classes = (StepBegins, LTX2LoopBeforeDenoiser, LTX2BatchedDenoiser, LTX2LoopAfterDenoiser, StepEnds)
+    block_classes = (StepBegins, LTX2LoopBeforeDenoiser, LTX2BatchedDenoiser, LTX2LoopAfterDenoiser, LTX2StepEnds)
     block_names = ("begins", "before_denoiser", "denoiser", "after_denoiser", "ends")
 
 
@@ -236,7 +256,7 @@ class LTX2ImageLoop(Resumable, LTX2DenoiseLoopWrapper):  # type: ignore[misc]  #
         LTX2Image2VideoLoopBeforeDenoiser,
         LTX2BatchedDenoiser,
         LTX2Image2VideoLoopAfterDenoiser,
-        StepEnds,
+        LTX2ImageStepEnds,
     )
     block_names = ("begins", "before_denoiser", "denoiser", "after_denoiser", "ends")
 

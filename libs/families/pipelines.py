@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from libs.families.colours import Colours
 from libs.families.diorama.denoising import to_uint8
 from libs.families.guidance import BatchedGuidance, RowsTransformer
 from libs.families.loading import Lazy, LazyModel
@@ -87,6 +88,7 @@ class DenoisePipeline:
             name: RowsTransformer(transformers[name] if name in transformers else load(model_dir))
             for name, load in self._family.transformers.items()
         }
+        self.colours = self._draws(model_dir, family)
 
     @torch.inference_mode()
     def __call__(
@@ -112,8 +114,10 @@ class DenoisePipeline:
         """
         self._family.check_conditioning(conditioning, self._components, width, height)
         tensors = {name: self._typed(name, torch.from_numpy(tensor)) for name, tensor in conditioning.items()}
+        if preview_every_steps and self.colours is not None:
+            self.colours.begin()
         guiders = {name: BatchedGuidance(guidance_scale) for name in ("guider", "guider_2")}
-        components = {**self._components, **guiders, **self._caches()}
+        components = {**self._components, **guiders, **self._caches(), "colours": self.colours}
         inputs = {
             "width": width,
             "height": height,
@@ -174,6 +178,15 @@ class DenoisePipeline:
             dtype = getattr(transformer, "dtype", torch.float32)
             network.forward(transformer, {spec.name: rounded(given[spec.name], spec, dtype) for spec in network.inputs})
 
+    def _draws(self, model_dir: Path, family: str) -> Colours | None:
+        """What draws the previews, from the first run on that asks for them; None: the family's own blocks do."""
+        channels, vae = self._family.latent_channels, self._components["vae"]
+        if channels is None:
+            return None
+        # Frames that the latent frame after the first holds.
+        ratio = self._family.frames_made(2) - 1
+        return Colours(vae.config[channels], ratio, lambda: DecodePipeline(model_dir, family).loaded())
+
     def _caches(self) -> dict[str, StepCache]:
         """Of one run: what they remember is its own."""
         if not self.cache_threshold:
@@ -191,6 +204,12 @@ class DecodePipeline:
         self._family = family_named(family)
         self._components = self._family.decode.load(model_dir) if decoder is None else {"vae": decoder}
         self._decoder: Module = decoder
+
+    def loaded(self) -> DecodePipeline:
+        """Itself, with weights that the first call would else load."""
+        for part in self._components.values():
+            _own(part)
+        return self
 
     def __call__(self, latents: Mapping[str, NDArray[Any]], num_frames: int) -> Iterator[NDArray[np.uint8]]:
         """Frames in order, in chunks (t, H, W, 3) uint8, ``num_frames`` in all.

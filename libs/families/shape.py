@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch
 
 from libs.families.modular import Components, ComponentSpec, ModularPipelineBlocks, Module, PipelineState
 
-__all__ = ["Shape", "VaeShapeStep"]
+__all__ = ["LOADING", "Shape", "VaeShapeStep"]
+
+LOADING = threading.Lock()
+"""Held while a model is built: diffusers and transformers replace functions of torch for all threads meanwhile, and two
+that do it at once leave parameters without values."""
 
 
 class Shape:
@@ -19,7 +24,7 @@ class Shape:
     """
 
     def __init__(self, kind: Module, model_dir: Path, subfolder: str) -> None:
-        with torch.device("meta"):
+        with LOADING, torch.device("meta"):
             self._model = kind.from_config(kind.load_config(model_dir / subfolder, local_files_only=True))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the model's

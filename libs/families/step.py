@@ -30,6 +30,8 @@ class Step:
     preview: NDArray[np.uint8] | None
     state: Callable[[], LoopState]
     """Copies the loop's state; to be called before ``on_step`` returns."""
+    sound: Mapping[str, NDArray[Any]] | None = None
+    """Of a joint model, where a preview was due: the estimate of its clean sound, as `JointSound` decodes it."""
 
 
 OnStep = Callable[[Step], None]

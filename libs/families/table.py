@@ -62,6 +62,8 @@ class Family:
     """Number of frames to show -> number the model makes; `Render` cuts the surplus at the end."""
     sound: Callable[[Path], SoundPipeline | JointSound]
     """From the rendered picture, or of a joint model from its own latents."""
+    latent_channels: str | None
+    """Their number's name in the VAE's config, for previews by `Colours`. None: the family draws its own."""
 
 
 def next_frames(ratio: int) -> Callable[[int], int]:
@@ -107,6 +109,7 @@ FAMILIES: dict[str, Family] = {
         check_latents=check_diorama_latents,
         frames_made=diorama_components.frames_made,
         sound=diorama_components.load_sound,
+        latent_channels=None,
     ),
     "ltx": Family(
         encode=StageBlocks(ltx.LTXEncodeBlocks, ltx.load_for_encode, LTX_TEXT + LTX_IMAGE),
@@ -118,6 +121,7 @@ FAMILIES: dict[str, Family] = {
         check_latents=latents_of(8, "decode_noise"),
         frames_made=next_frames(8),
         sound=diorama_components.load_sound,
+        latent_channels="latent_channels",
     ),
     "hunyuan15": Family(
         encode=StageBlocks(hunyuan.HunyuanEncodeBlocks, hunyuan.load_for_encode, HUNYUAN_TEXT + HUNYUAN_IMAGE),
@@ -129,6 +133,7 @@ FAMILIES: dict[str, Family] = {
         check_latents=latents_of(4),
         frames_made=next_frames(4),
         sound=diorama_components.load_sound,
+        latent_channels="latent_channels",
     ),
     "ltx2": Family(
         encode=StageBlocks(ltx2.LTX2EncodeBlocks, ltx2.load_for_encode, (*LTX2_TEXT, "image_latents")),
@@ -140,6 +145,7 @@ FAMILIES: dict[str, Family] = {
         check_latents=latents_of(8, "audio_latents"),
         frames_made=next_frames(8),
         sound=ltx2.LTX2Sound,
+        latent_channels="latent_channels",
     ),
     # Wan2.2-T2V-A14B and Wan2.2-I2V-A14B, each with two experts.
     "wan22": Family(
@@ -152,6 +158,7 @@ FAMILIES: dict[str, Family] = {
         check_latents=latents_of(4),
         frames_made=next_frames(4),
         sound=diorama_components.load_sound,
+        latent_channels="z_dim",
     ),
     # Wan2.2-TI2V-5B.
     "wan22-5b": Family(
@@ -164,6 +171,7 @@ FAMILIES: dict[str, Family] = {
         check_latents=latents_of(4),
         frames_made=next_frames(4),
         sound=diorama_components.load_sound,
+        latent_channels="z_dim",
     ),
 }
 

@@ -33,6 +33,7 @@ from diffusers.modular_pipelines.wan.encoders import (
 )
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5EncoderModel
+from typing_extensions import override
 
 from libs.families.events import StepBegins, StepEnds
 from libs.families.first_frame import FirstFrameStep
@@ -159,7 +160,7 @@ class WanTokenTimesteps(ModularPipelineBlocks):
             noisy[:, :, 0] = 0.0
         _, rows, columns = components.transformer.config.patch_size
         block_state.token_timesteps = (noisy[0, 0, :, ::rows, ::columns] * t).flatten()[None]
-        block_state.latent_model_input = _with_first(block_state).to(block_state.dtype)
+        block_state.latent_model_input = _with_first(block_state, block_state.latents).to(block_state.dtype)
         return components, block_state
 
 
@@ -197,7 +198,7 @@ class WanKeepFirstFrameStep(ModularPipelineBlocks):
 
     def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
         block_state = self.get_block_state(state)
-        block_state.latents = _with_first(block_state)
+        block_state.latents = _with_first(block_state, block_state.latents)
         self.set_block_state(state, block_state)
         return components, state
 
@@ -271,8 +272,16 @@ class WanImageLoop(Resumable, Wan22Image2VideoDenoiseStep):  # type: ignore[misc
     block_names = ("begins", *Wan22Image2VideoDenoiseStep.block_names, "ends")
 
 
+class Wan5BStepEnds(StepEnds):
+    model_name = "wan"
+
+    @override
+    def clean(self, components: Components, block_state: BlockState, i: int) -> Tensor:
+        return _with_first(block_state, super().clean(components, block_state, i))
+
+
 class Wan5BLoop(Resumable, WanDenoiseLoopWrapper):
-    block_classes = (StepBegins, WanTokenTimesteps, WanTokenDenoiser, WanLoopAfterDenoiser, StepEnds)
+    block_classes = (StepBegins, WanTokenTimesteps, WanTokenDenoiser, WanLoopAfterDenoiser, Wan5BStepEnds)
     block_names = ("begins", "before_denoiser", "denoiser", "after_denoiser", "ends")
 
 
@@ -357,8 +366,7 @@ def load_for_decode(model_dir: Path) -> dict[str, Any]:
     return {"vae": Lazy(lambda: load_model(AutoencoderKLWan, model_dir, "vae"))}
 
 
-def _with_first(block_state: BlockState) -> Tensor:
-    latents: Tensor = block_state.latents
+def _with_first(block_state: BlockState, latents: Tensor) -> Tensor:
     if block_state.first_frame_latents is None:
         return latents
     return torch.cat([block_state.first_frame_latents.to(latents.dtype), latents[:, :, 1:]], dim=2)

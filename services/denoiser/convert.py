@@ -33,6 +33,7 @@ def job_from_proto(request: pb.DenoiseRequest) -> DenoiseJob:
         deadline=request.deadline.ToNanoseconds() / 1e9 if request.HasField("deadline") else math.inf,
         checkpoint=ref_from_proto(request.checkpoint) if request.HasField("checkpoint") else None,
         lora=Lora(ref_from_proto(request.lora.artifact), request.lora.scale) if request.HasField("lora") else None,
+        preview_sound=request.preview_sound,
     )
 
 
@@ -43,8 +44,9 @@ def response_to_proto(event: object) -> pb.DenoiseResponse:
         case StepDone(step, total_steps, seconds):
             progress = artifact_pb2.Progress(step=step, total_steps=total_steps)
             return pb.DenoiseResponse(progress=pb.DenoiseProgress(progress=progress, step_seconds=seconds))
-        case Preview(step, jpeg):
-            return pb.DenoiseResponse(preview=pb.DenoisePreview(step=step, jpeg=jpeg))
+        case Preview(step, jpeg, sound):
+            artifact = None if sound is None else ref_to_proto(sound)
+            return pb.DenoiseResponse(preview=pb.DenoisePreview(step=step, jpeg=jpeg, sound=artifact))
         case Queued(before):
             return pb.DenoiseResponse(queued=pb.DenoiseQueued(before=before))
         case Written(step, ref):

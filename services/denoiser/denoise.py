@@ -22,6 +22,7 @@ from services.denoiser.loras import Lora, Loras
 from services.denoiser.merging import steps_that_pay
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.preview import to_jpeg
+from services.denoiser.sounds import SoundPreviews
 
 if TYPE_CHECKING:
     from libs.families.pipelines import DenoisePipeline
@@ -48,6 +49,7 @@ class DenoiseJob:
     deadline: float
     checkpoint: Ref | None = None
     lora: Lora | None = None
+    preview_sound: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,11 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Preview:
+    """``jpeg`` is empty where the picture cannot be drawn, ``sound`` None where no WAV was due or asked for."""
+
     step: int
     jpeg: bytes
+    sound: Ref | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Denoiser:
         self._checkpoints = checkpoints
         self._loras = loras
         self._capacity = capacity
+        self._sounds = SoundPreviews(store)
         self._places, self._turns = Line(capacity.active), Line(max(1, capacity.steps_at_once))
         metrics.steps_at_once(max(1, capacity.steps_at_once))
 
@@ -180,11 +186,19 @@ class Denoiser:
         if written is not None:
             event("checkpoint", step=written.step)
             stage.emit(written)
-        if step.preview is not None:
-            stage.emit(Preview(step.index, to_jpeg(step.preview)))
+        self._preview(step, job, stage)
         stage.raise_if_cancelled()
         if step.index < step.total:
             turn.take()
+
+    def _preview(self, step: Step, job: DenoiseJob, stage: Stage) -> None:
+        jpeg = b"" if step.preview is None else to_jpeg(step.preview)
+        sound = None
+        if job.preview_sound:
+            seconds = job.num_frames / job.fps
+            sound = self._sounds.put(step, job.preview_every_steps, self._catalog.get(job.model), job.prefix, seconds)
+        if jpeg or sound is not None:
+            stage.emit(Preview(step.index, jpeg, sound))
 
     def _resume(self, job: DenoiseJob, fingerprint: str) -> LoopState | None:
         if job.checkpoint is None:

@@ -49,6 +49,8 @@ BEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2
 """Progress that follows earlier progress more closely than this is not written down, unless it is a stage's last."""
 
+NO_PREVIEW = Previewed(b"")
+
 DEADLINE_MARGIN_SECONDS = 0.2
 """A video asks again when its deadline has passed, not a moment before."""
 
@@ -236,11 +238,11 @@ class VideoActivities:
                         continue
                     written = time.monotonic()
                     await self._tell(job, event)
-                case Previewed(jpeg):
-                    await self._tell(job, None, jpeg)
+                case Previewed():
+                    await self._tell(job, None, event)
         raise Internal("the stage ended without a result", reason="STAGE_WITHOUT_RESULT")
 
-    async def _tell(self, job: Job, progress: Progressed | None, preview_jpeg: bytes = b"") -> None:
+    async def _tell(self, job: Job, progress: Progressed | None, preview: Previewed = NO_PREVIEW) -> None:
         """Writes down how far the stage is, if this attempt is the one that counts; else the attempt ends here."""
 
         def told(status: Status) -> Status:
@@ -256,7 +258,7 @@ class VideoActivities:
             return status.with_progress(progress.step, progress.total_steps)
 
         try:
-            await self._records.change(job.key, told, preview_jpeg)
+            await self._records.change(job.key, told, preview.jpeg, preview_sound=preview.sound)
         except NotFound:
             raise _Ended from None
         except Unavailable as error:  # the work is worth more than the news of it

@@ -56,10 +56,11 @@ class Collectable:
     async def mark(self, key: VideoKey, collected: Collected) -> None:
         """Remembers what is gone; the previews in the video's events go with it. Fine for one that is deleted."""
         mine = and_(VideoRow.tenant == key.tenant, VideoRow.video_id == key.video_id)
-        with_preview = and_(EventRow.video_id == key.video_id, EventRow.preview_jpeg.is_not(None))
+        either = or_(EventRow.preview_jpeg.is_not(None), EventRow.preview_sound.is_not(None))
+        with_preview = and_(EventRow.video_id == key.video_id, either)
         async with self._database.write() as session:
             await session.execute(update(VideoRow).where(mine).values(collected=collected.value))
-            await session.execute(update(EventRow).where(with_preview).values(preview_jpeg=None))
+            await session.execute(update(EventRow).where(with_preview).values(preview_jpeg=None, preview_sound=None))
 
     async def forgettable(self, before: datetime, limit: int) -> list[VideoKey]:
         """Videos that ended before then and have no files any more, oldest first."""

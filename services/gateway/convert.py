@@ -63,6 +63,7 @@ def request_from_proto(message: pb.CreateVideoRequest) -> VideoRequest:
         seed=spec.seed if spec.HasField("seed") else None,
         preset=PRESET_FROM_PROTO.get(spec.preset, Preset.STANDARD),
         audio_intent=AUDIO_INTENT_FROM_PROTO.get(spec.audio_intent, AudioIntent.FULL),
+        preview_sound=spec.preview_sound,
         request_id=message.request_id.lower(),
         priority=PRIORITY_FROM_PROTO.get(message.priority, Priority.STANDARD),
         deadline=message.deadline.ToDatetime(tzinfo=UTC) if message.HasField("deadline") else None,
@@ -130,6 +131,7 @@ def spec_to_proto(spec: Spec) -> pb.VideoSpec:
         preset=PRESET[spec.preset],
         audio_intent=AUDIO_INTENT[spec.audio_intent],
         lora=pb.Lora(artifact=ref_to_proto(spec.lora.ref), scale=spec.lora.scale) if spec.lora else None,
+        preview_sound=spec.preview_sound,
     )
 
 
@@ -203,6 +205,7 @@ def event_to_proto(event: WatchEvent) -> pb.WatchVideoResponse:
         time=_timestamp(event.time),
         video=video_to_proto(event.view),
         preview_jpeg=event.preview_jpeg,
+        preview_sound_url=event.preview_sound_url,
     )
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from libs.artifacts import Ref
 from libs.errors import NotFound, ResourceExhausted
 from services.gateway import metrics
 from services.gateway.admission import enqueue, follow_state, queued_videos
@@ -51,6 +52,7 @@ class Event:
     time: datetime
     status: Status
     preview_jpeg: bytes = b""
+    preview_sound: Ref | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class Records:
         new: Callable[[Status], Status],
         preview_jpeg: bytes = b"",
         expected_seconds: Mapping[Stage, float] | None = None,
+        preview_sound: Ref | None = None,
     ) -> Video:
         """Applies `new` to the status and appends an event; does nothing if the status stays and no preview came.
 
@@ -157,7 +160,7 @@ class Records:
             row = await _row(session, key, lock=True)
             before = _video(row)
             status = new(before.status)
-            if status == before.status and not preview_jpeg:
+            if status == before.status and not preview_jpeg and preview_sound is None:
                 return before
             status = advance(before.status, status)
             expected = dict(expected_seconds or before.expected_seconds)
@@ -166,7 +169,7 @@ class Records:
                 await self._tenants.lock(session, key.tenant)
                 after = replace(after, cost_millicredits=await self._ledger.settle(session, after))
             _write_status(row, after)
-            session.add(_event_row(after, preview_jpeg))
+            session.add(_event_row(after, preview_jpeg, preview_sound))
             if status.state is not before.status.state:
                 await follow_state(session, after)
         if status.state is not before.status.state:
@@ -306,18 +309,20 @@ def _write_status(row: VideoRow, video: Video) -> None:
     row.update_time = datetime.now(UTC)
 
 
-def _event_row(video: Video, preview_jpeg: bytes) -> EventRow:
+def _event_row(video: Video, preview_jpeg: bytes, preview_sound: Ref | None = None) -> EventRow:
     return EventRow(
         video_id=video.key.video_id,
         sequence=video.sequence,
         time=datetime.now(UTC),
         status=status_to_json(video.status),
         preview_jpeg=preview_jpeg or None,
+        preview_sound=ref_to_json(preview_sound),
     )
 
 
 def _event(row: EventRow) -> Event:
-    return Event(row.sequence, row.time, status_from_json(row.status), row.preview_jpeg or b"")
+    sound = ref_from_json(row.preview_sound)
+    return Event(row.sequence, row.time, status_from_json(row.status), row.preview_jpeg or b"", sound)
 
 
 def _video(row: VideoRow) -> Video:

@@ -30,6 +30,8 @@ def request_hash(request: VideoRequest) -> str:
     del fields["request_id"], fields["lora"]
     if request.lora is not None:
         fields["lora"] = [request.lora.sha256, request.lora.scale]
+    if not request.preview_sound:
+        del fields["preview_sound"]
     fields["image"] = hashlib.sha256(request.image).hexdigest() if request.image else ""
     fields["deadline"] = request.deadline.isoformat() if request.deadline else None
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -79,6 +81,7 @@ def resolve(
         audio_intent=request.audio_intent,
         joint_audio=card.joint_audio,
         lora=Lora(request.lora.artifact, request.lora.scale) if request.lora and request.lora.artifact else None,
+        preview_sound=request.preview_sound,
     )
 
 

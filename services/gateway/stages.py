@@ -84,6 +84,7 @@ class Progressed:
 @dataclass(frozen=True)
 class Previewed:
     jpeg: bytes
+    sound: Ref | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,8 @@ class GrpcStage:
                 begins = unfinished and getattr(message.progress, "step_seconds", None) == 0.0
                 return Progressed(progress.step, progress.total_steps, begins)
             case "preview":
-                return Previewed(message.preview.jpeg)
+                preview = message.preview
+                return Previewed(preview.jpeg, ref_from_proto(preview.sound) if preview.HasField("sound") else None)
             case "result":
                 return self._finished(message.result)
             case _:
@@ -329,6 +331,7 @@ def denoise_request(job: Job) -> denoiser_pb2.DenoiseRequest:
         guidance_scale=spec.guidance_scale,
         seed=spec.seed,
         preview_every_steps=job.preview_every_steps,
+        preview_sound=spec.preview_sound,
         priority=DENOISER_PRIORITY[job.priority],
         lora=None if spec.lora is None else _lora(spec.lora),
     )

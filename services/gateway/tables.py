@@ -94,6 +94,7 @@ class EventRow(Base):
     time: Mapped[datetime] = mapped_column(UtcTime)
     status: Mapped[dict[str, Any]] = mapped_column(JSON)
     preview_jpeg: Mapped[bytes | None] = mapped_column(LargeBinary)
+    preview_sound: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class AttemptRow(Base):

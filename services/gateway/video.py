@@ -98,6 +98,7 @@ class VideoRequest:
     seed: int | None = None
     preset: Preset = Preset.STANDARD
     audio_intent: AudioIntent = AudioIntent.FULL
+    preview_sound: bool = False
     request_id: str = ""
     priority: Priority = Priority.STANDARD
     deadline: datetime | None = None
@@ -141,6 +142,7 @@ class Spec:
     audio_intent: AudioIntent
     joint_audio: bool = False
     lora: Lora | None = None
+    preview_sound: bool = False
 
     @property
     def shape(self) -> Shape:

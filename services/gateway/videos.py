@@ -100,6 +100,7 @@ class WatchEvent:
     time: datetime
     view: View
     preview_jpeg: bytes = b""
+    preview_sound_url: str = ""
 
 
 class Videos:
@@ -311,7 +312,13 @@ class Videos:
         then = replace(video, status=event.status, sequence=event.sequence)
         begun = video.status.state is not State.QUEUED
         view = await self._view(then, event.time, has_begun=begun)
-        return WatchEvent(event.sequence, event.time, view, event.preview_jpeg)
+        return WatchEvent(event.sequence, event.time, view, event.preview_jpeg, await self._sound_url(video, event))
+
+    async def _sound_url(self, video: Video, event: Event) -> str:
+        if event.preview_sound is None or video.collected is not Collected.NOTHING:
+            return ""
+        expires = timedelta(seconds=int(self._limits.url_seconds))
+        return await asyncio.to_thread(self._store.url, event.preview_sound, expires)
 
     async def _still(self, video: Video) -> WatchEvent:
         return WatchEvent(video.sequence, datetime.now(UTC), await self._view(video))

@@ -15,6 +15,7 @@ from libs.families.diorama.autoencoder import AutoencoderDiorama
 from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.modular import Module
 from libs.families.quiet import quieten
+from libs.families.shape import LOADING
 from libs.families.sounding import SoundPipeline
 
 __all__ = ["frames_made", "load_for_decode", "load_for_denoise", "load_for_encode", "load_sound", "load_transformer"]
@@ -76,7 +77,8 @@ def _load_vae(model_dir: Path) -> AutoencoderDiorama:
 def _frozen(kind: Module, model_dir: Path, subfolder: str) -> Module:
     quieten(diffusers_logging)
     # low_cpu_mem_usage would need the `accelerate` package; these models are small.
-    model = kind.from_pretrained(
-        model_dir, subfolder=subfolder, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
-    )
+    with LOADING:
+        model = kind.from_pretrained(
+            model_dir, subfolder=subfolder, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
     return model.eval().requires_grad_(False)

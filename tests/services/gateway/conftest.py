@@ -16,10 +16,11 @@ from typing import Any
 
 import grpc
 import pytest
+from soundstage.denoiser.v1 import denoiser_pb2
 from soundstage.video.v1 import video_pb2 as pb
 from soundstage.video.v1 import video_pb2_grpc as rpc
 
-from libs.artifacts import FolderStore
+from libs.artifacts import FolderStore, prefix_from_proto, ref_to_proto
 from libs.serving import TlsFiles, error_from_rpc, open_channel, running
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import Gateway
@@ -58,6 +59,18 @@ class Scene:
                 assert video.state not in TERMINAL, video
                 await asyncio.sleep(0.05)
         return video
+
+    def preview_sounds(self) -> None:
+        """From now on the denoiser brings the preview of a sound, where one is asked for."""
+        store = FolderStore(self.artifacts)
+
+        def at(point: str, request: Any, control: Any) -> None:
+            if point == "middle" and request.preview_sound:
+                key = prefix_from_proto(request.attempt, "denoise").key("preview-00001.wav")
+                sound = ref_to_proto(store.put(key, b"RIFF", "audio/wav"))
+                control.emit(denoiser_pb2.DenoisePreview(step=1, sound=sound))
+
+        self.stages.denoise.at = at
 
     def files(self) -> list[Path]:
         return [path for path in self.artifacts.rglob("*") if path.is_file()]

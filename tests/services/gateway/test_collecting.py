@@ -62,7 +62,8 @@ def names(scene: Scene, video: pb.Video) -> set[str]:
 
 
 async def test_intermediates_go_first_then_the_result_and_the_video_says_so(scene: Scene) -> None:
-    video = (await scene.watch((await scene.create()).name))[-1].video
+    scene.preview_sounds()
+    video = (await scene.watch((await scene.create(preview_sound=True)).name))[-1].video
     left = video.result.delete_time.ToDatetime() - video.end_time.ToDatetime()
     assert left == timedelta(seconds=scene.settings.keep_results_seconds)
     everything = names(scene, video)
@@ -72,7 +73,7 @@ async def test_intermediates_go_first_then_the_result_and_the_video_says_so(scen
     found = await collect(scene, Retention(timedelta(0), NEVER, NEVER, NEVER))
     assert [doomed.why for doomed in found] == [Why.INTERMEDIATE]
     assert names(scene, video) == RESULT
-    assert not any(event.preview_jpeg for event in await scene.watch(video.name))
+    assert not any(event.preview_jpeg or event.preview_sound_url for event in await scene.watch(video.name))
     assert await scene.get(video.name) == video
 
     [doomed] = await collect(scene, AT_ONCE)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -65,6 +68,20 @@ async def test_events_come_in_order_and_tell_the_progress(scene: Scene) -> None:
     assert [e.preview_jpeg for e in events if e.preview_jpeg] == [JPEG] * 3
     estimated = [e for e in events if e.video.progress.step == 2 and e.video.progress.stage == pb.STAGE_DENOISE]
     assert 0 < estimated[0].video.progress.eta.ToTimedelta().total_seconds() < 5
+
+
+async def test_a_sound_is_previewed_where_it_is_asked_for(scene: Scene) -> None:
+    scene.preview_sounds()
+    asked = await scene.create(preview_sound=True)
+    assert asked.spec.preview_sound
+    events = await scene.watch(asked.name)
+    [sound] = [event for event in events if event.preview_sound_url]
+    assert sound.preview_jpeg == b""
+    path = Path(urllib.request.url2pathname(sound.preview_sound_url.removeprefix("file://")))
+    assert await asyncio.to_thread(path.read_bytes) == b"RIFF"
+    assert len([event for event in events if event.preview_jpeg]) == 2, "the picture's go on as ever"
+    other = await scene.create()
+    assert not any(event.preview_sound_url for event in await scene.watch(other.name))
 
 
 async def test_watching_goes_on_where_it_was_cut(scene: Scene) -> None:

@@ -66,6 +66,7 @@ class DenoiseRequest(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
+    PREVIEW_SOUND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as `ListModels` gives it."""
     width: _builtins.int
@@ -86,6 +87,10 @@ class DenoiseRequest(_message.Message):
     """Send a preview every this many steps; 0 sends none."""
     priority: Global___Priority.ValueType
     """Urgency."""
+    preview_sound: _builtins.bool
+    """Send the sound of a joint model with every second preview, the first included, where its sound decoder is on this
+    server. Models that make no sound with the picture have none.
+    """
     @_builtins.property
     def attempt(self) -> _artifact_pb2.Attempt:
         """The run this call belongs to."""
@@ -126,10 +131,11 @@ class DenoiseRequest(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         checkpoint: _artifact_pb2.Artifact | None = ...,
         lora: Global___Lora | None = ...,
+        preview_sound: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_deadline", b"_deadline", "_lora", b"_lora", "attempt", b"attempt", "checkpoint", b"checkpoint", "conditioning", b"conditioning", "deadline", b"deadline", "lora", b"lora"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_deadline", b"_deadline", "_lora", b"_lora", "attempt", b"attempt", "checkpoint", b"checkpoint", "conditioning", b"conditioning", "deadline", b"deadline", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "lora", b"lora", "model", b"model", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "preview_every_steps", b"preview_every_steps", "priority", b"priority", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint", "_deadline", b"_deadline", "_lora", b"_lora", "attempt", b"attempt", "checkpoint", b"checkpoint", "conditioning", b"conditioning", "deadline", b"deadline", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "lora", b"lora", "model", b"model", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "preview_every_steps", b"preview_every_steps", "preview_sound", b"preview_sound", "priority", b"priority", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint: _TypeAlias = _typing.Literal["checkpoint"]  # noqa: Y015
     _WhichOneofArgType__checkpoint: _TypeAlias = _typing.Literal["_checkpoint", b"_checkpoint"]  # noqa: Y015
@@ -280,21 +286,29 @@ class DenoisePreview(_message.Message):
 
     STEP_FIELD_NUMBER: _builtins.int
     JPEG_FIELD_NUMBER: _builtins.int
+    SOUND_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Step after which the estimate was made, from 1."""
     jpeg: _builtins.bytes
-    """A small JPEG: one row of frames from begin, middle and end. At most 64 KiB."""
+    """A small JPEG: one row of frames from begin, middle and end. At most 64 KiB. Empty where there is only `sound`."""
+    @_builtins.property
+    def sound(self) -> _artifact_pb2.Artifact:
+        """WAV, PCM16, 24 kHz, one channel, at most 20 s: the current estimate of the sound, where it was asked for."""
+
     def __init__(
         self,
         *,
         step: _builtins.int = ...,
         jpeg: _builtins.bytes = ...,
+        sound: _artifact_pb2.Artifact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sound", b"_sound", "sound", b"sound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jpeg", b"jpeg", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sound", b"_sound", "jpeg", b"jpeg", "sound", b"sound", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sound: _TypeAlias = _typing.Literal["sound"]  # noqa: Y015
+    _WhichOneofArgType__sound: _TypeAlias = _typing.Literal["_sound", b"_sound"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sound) -> _WhichOneofReturnType__sound | None: ...
 
 Global___DenoisePreview: _TypeAlias = DenoisePreview  # noqa: Y015
 

@@ -230,6 +230,7 @@ class VideoSpec(_message.Message):
     PRESET_FIELD_NUMBER: _builtins.int
     AUDIO_INTENT_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
+    PREVIEW_SOUND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as `ListModels` gives it; empty for the server's default model."""
     prompt: _builtins.str
@@ -258,6 +259,10 @@ class VideoSpec(_message.Message):
     """Quality against speed."""
     audio_intent: Global___AudioIntent.ValueType
     """What is to be heard."""
+    preview_sound: _builtins.bool
+    """Whether `WatchVideo` gives the sound as it is so far with some of its previews. Only for models with `joint_audio`;
+    others have none.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Length of the video, more than 0 and at most 600 s; the model's limits are narrower. Rounded to a whole number of
@@ -285,10 +290,11 @@ class VideoSpec(_message.Message):
         preset: Global___Preset.ValueType = ...,
         audio_intent: Global___AudioIntent.ValueType = ...,
         lora: Global___Lora | None = ...,
+        preview_sound: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora", b"_lora", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_width", b"_width", "duration", b"duration", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "lora", b"lora", "num_inference_steps", b"num_inference_steps", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora", b"_lora", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_width", b"_width", "audio_intent", b"audio_intent", "duration", b"duration", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "lora", b"lora", "model", b"model", "negative_prompt", b"negative_prompt", "num_inference_steps", b"num_inference_steps", "preset", b"preset", "prompt", b"prompt", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora", b"_lora", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_width", b"_width", "audio_intent", b"audio_intent", "duration", b"duration", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "lora", b"lora", "model", b"model", "negative_prompt", b"negative_prompt", "num_inference_steps", b"num_inference_steps", "preset", b"preset", "preview_sound", b"preview_sound", "prompt", b"prompt", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration: _TypeAlias = _typing.Literal["duration"]  # noqa: Y015
     _WhichOneofArgType__duration: _TypeAlias = _typing.Literal["_duration", b"_duration"]  # noqa: Y015
@@ -954,10 +960,15 @@ class WatchVideoResponse(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     VIDEO_FIELD_NUMBER: _builtins.int
     PREVIEW_JPEG_FIELD_NUMBER: _builtins.int
+    PREVIEW_SOUND_URL_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows by one with every event of the video. Repeats the last one in an event that only says that the stream lives."""
     preview_jpeg: _builtins.bytes
     """A small JPEG of the current estimate, where the event brought one."""
+    preview_sound_url: _builtins.str
+    """Where to fetch a WAV of the current estimate of the sound, at most 20 s, where `preview_sound` asked for it and the
+    event brought one. Empty else, and once the video's intermediate files are deleted.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -973,10 +984,11 @@ class WatchVideoResponse(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         video: Global___Video | None = ...,
         preview_jpeg: _builtins.bytes = ...,
+        preview_sound_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "video", b"video"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["preview_jpeg", b"preview_jpeg", "sequence", b"sequence", "time", b"time", "video", b"video"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preview_jpeg", b"preview_jpeg", "preview_sound_url", b"preview_sound_url", "sequence", b"sequence", "time", b"time", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
