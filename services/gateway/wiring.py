@@ -10,7 +10,7 @@ import signal
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from soundstage.video.v1 import video_pb2_grpc as rpc
@@ -56,6 +56,8 @@ from services.gateway.workflow import MakeVideo
 SERVICE = "soundstage.video.v1.VideoService"
 MAX_CONCURRENT_RECORDINGS = 50
 """Local activities at once: each is one short transaction."""
+WORKER_STOP_SECONDS = 15.0
+"""Within what a pod has left after its calls' grace."""
 
 
 logger = logging.getLogger(__name__)
@@ -193,7 +195,7 @@ class Gateway:
             on_fatal_error=_end_process,
         )
         await dispatcher.start()
-        await self._stack.enter_async_context(worker)
+        self._stack.push_async_callback(worker_stopped, worker, asyncio.create_task(_or_end_process(worker.run())))
         self._stack.push_async_callback(dispatcher.stop)
         self._in_background(dispatcher.run())
         return worker
@@ -278,6 +280,24 @@ async def _end_process(error: BaseException) -> None:
     """In an orderly way, so that whoever watches over it starts it anew."""
     logger.critical("the gateway cannot go on: %s", error, exc_info=error)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Stoppable(Protocol):
+    async def shutdown(self) -> None: ...
+
+
+async def worker_stopped(worker: _Stoppable, running: asyncio.Task[None], seconds: float = WORKER_STOP_SECONDS) -> None:
+    """Temporal's core may wait for ever for a poll that the server never ends (temporalio/sdk-rust#1297): not we.
+
+    What was at work then is made by another worker, once its heartbeats are missed.
+    """
+    stopping = asyncio.create_task(worker.shutdown())
+    _, late = await asyncio.wait({stopping, running}, timeout=seconds)
+    if late:
+        logger.warning("Temporal's worker has not stopped after %g s; it is left", seconds)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(stopping, running, return_exceptions=True)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
