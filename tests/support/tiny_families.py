@@ -185,7 +185,7 @@ def _ltx2() -> Any:
         audio_cross_attention_dim=8,
         num_layers=2,
         caption_channels=16,
-        rope_double_precision=False,
+        rope_type="split",
     )
     connectors = LTX2TextConnectors(
         caption_channels=16,
