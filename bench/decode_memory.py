@@ -1,6 +1,6 @@
 """How the memory of `Render` grows with a video's length, and whether it encodes while it decodes.
 
-The muxer decodes piece by piece, in its own process or on a real tritonserver here, and hands each piece to the encoder.
+The muxer decodes piece by piece, in its own process or on a real tritonserver here, and hands each to the encoder.
 """
 
 from __future__ import annotations
@@ -118,7 +118,6 @@ def _on_triton(options: Options, num_frames: int) -> Rendering:
         build_python(options.models / FAMILY, repository, PythonOptions(threads=options.threads), ("vae_decoder",))
         with running_tritonserver(repository, Path(folder)) as server, MemoryWatch([server.process]) as watch:
             rendering = _in_process(options, num_frames, server.address)
-            watch.look()
         (triton,) = watch.peaks_mib.values()
     return Rendering(**asdict(rendering) | {"triton": triton})
 

@@ -65,13 +65,13 @@ class MemoryWatch:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join(5.0)
-        self.look()
+        self._look()
 
     def _watch(self) -> None:
         while not self._stopped.wait(SAMPLE_SECONDS):
-            self.look()
+            self._look()
 
-    def look(self) -> None:
+    def _look(self) -> None:
         now = dict.fromkeys(self._leaders.values(), 0.0)
         for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
             try:

@@ -38,7 +38,7 @@ class MuxerSettings(ServiceSettings):
     every model that is not named. A model without any: in this process."""
 
     triton_call_seconds: float = Field(default=120.0, gt=0)
-    """Deadline of one call to one Triton pod, its queue there included; a call makes 64 frames."""
+    """Deadline of one call to one Triton pod, its queue there included; a call decodes a window with its margins."""
 
     triton_attempts: int = Field(default=4, ge=1, le=20)
     """Calls made for one window of frames, in turn to the pods, before the stage fails with UNAVAILABLE."""
