@@ -50,10 +50,10 @@ WAN = {"base_dim": 4, "z_dim": 4, "latents_mean": [0.0] * 4, "latents_std": [1.0
 WAN_5B = {"in_channels": 12, "out_channels": 12, "patch_size": 2, "is_residual": True, "decoder_base_dim": 4}
 DECODERS: dict[str, tuple[str, Any, dict[str, Any], Margin]] = {
     "diorama": ("diorama", AutoencoderDiorama, {"latent_channels": 4, "latent_width": 4, "detail_width": 4}, (5, 5)),
-    "ltx": ("ltx", AutoencoderKLLTXVideo, LTX, (23, 23)),
-    "ltx-causal": ("ltx", AutoencoderKLLTXVideo, LTX | {"decoder_causal": True}, (45, 0)),
+    "ltx": ("ltx", AutoencoderKLLTXVideo, LTX, (12, 12)),
+    "ltx-causal": ("ltx", AutoencoderKLLTXVideo, LTX | {"decoder_causal": True}, (23, 0)),
     "ltx-0.9.5": ("ltx", AutoencoderKLLTXVideo, LTX_095, (10, 10)),
-    "ltx2": ("ltx2", AutoencoderKLLTX2Video, LTX2 | {"decoder_causal": False}, (22, 22)),
+    "ltx2": ("ltx2", AutoencoderKLLTX2Video, LTX2 | {"decoder_causal": False}, (7, 7)),
     "ltx2-causal": ("ltx2", AutoencoderKLLTX2Video, LTX2, (14, 0)),
     "wan22": ("wan22", AutoencoderKLWan, WAN, (38, 0)),
     "wan22-5b": ("wan22-5b", AutoencoderKLWan, WAN | WAN_5B, (38, 0)),
