@@ -104,7 +104,7 @@ def measure(options: Options, num_frames: int, address: str | None) -> Rendering
         with _watched_children() as peaks:
             renderer.render(job, stage)
         seconds, first = time.perf_counter() - began, stage.times[0] - began
-    return Rendering(peak_memory_mib(os.getpid()), max(peaks), seconds, first)
+    return Rendering(peak_memory_mib(os.getpid()), max(peaks.values()), seconds, first)
 
 
 def _in_process(options: Options, num_frames: int, address: str | None = None) -> Rendering:
@@ -149,16 +149,18 @@ def _figures(name: str, rows: dict[int, Rendering]) -> Iterator[Figure]:
 
 
 @contextmanager
-def _watched_children() -> Iterator[list[float]]:
-    """Peaks in MiB of this process's children, looked at again and again: what the system tells of ended ones counts
-    what they shared with this one before they became another program."""
-    peaks, ended = [0.0], threading.Event()
+def _watched_children() -> Iterator[dict[int, float]]:
+    """Peaks in MiB of this process's children, by process, looked at again and again. The last look counts: an early
+    one sees a child that is still a copy of this process, before it becomes another program."""
+    peaks: dict[int, float] = {}
+    ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS):
             for task in Path("/proc/self/task").iterdir():
                 with suppress(OSError):
-                    peaks.extend(peak_memory_mib(int(pid)) for pid in (task / "children").read_text().split())
+                    for pid in map(int, (task / "children").read_text().split()):
+                        peaks[pid] = peak_memory_mib(pid) or peaks.get(pid, 0.0)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -21,13 +21,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 LTX = {
     "decoder_block_out_channels": (4, 8, 8, 8),
-    "block_out_channels": (4, 4, 4, 4),
+    "block_out_channels": (8, 8, 8, 8),
     "layers_per_block": (1, 1, 1, 1, 1),
     "decoder_layers_per_block": (2, 1, 1, 2, 1),
     "latent_channels": 4,
 }
 LTX_095 = LTX | {
-    "decoder_block_out_channels": (4, 8, 16),
+    "decoder_block_out_channels": (8, 16, 32),
     "decoder_layers_per_block": (1, 2, 1, 2),
     "decoder_spatio_temporal_scaling": (True, True, True),
     "decoder_inject_noise": (False, False, False, False),
@@ -39,9 +39,9 @@ LTX_095 = LTX | {
 }
 LTX2 = {
     "latent_channels": 4,
-    "block_out_channels": (4, 4, 4, 4),
+    "block_out_channels": (8, 8, 8, 8),
     "layers_per_block": (1, 1, 1, 1, 1),
-    "decoder_block_out_channels": (4, 8, 16),
+    "decoder_block_out_channels": (8, 16, 32),
     "decoder_layers_per_block": (2, 1, 1, 1),
     "spatial_compression_ratio": 32,
     "temporal_compression_ratio": 8,
