@@ -70,7 +70,8 @@ class TimedStage(RecordingStage):
 
 def run(options: Options) -> Results:
     """Each length in a process, and on a server, of its own; noise for latents: what they show does not matter."""
-    figures, details = [], {}
+    figures: list[Figure] = []
+    details: dict[str, object] = {}
     for name, rendering in (("in_process", _in_process), ("triton", _on_triton)):
         rows = {}
         for seconds in SECONDS:
