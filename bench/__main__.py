@@ -18,7 +18,7 @@ BENCHMARKS = {
     "denoise": "bench.denoise",
     "steps": "bench.steps",
     "cache": "bench.cache",
-    "render": "bench.render",
+    "decode_memory": "bench.decode_memory",
     "triton": "bench.triton",
     "scenes": "bench.scenes",
     "prompts": "bench.prompts",

@@ -204,6 +204,6 @@ HUNYUAN = {
             ),
         ),
         sizes=_sizes,
-        margin=lambda _: None,
+        margin=lambda _: None,  # attention of the middle block goes over all frames
     ),
 }

@@ -1,22 +1,30 @@
-"""LTX-2's networks: picture and sound in one transformer, the picture's decoder."""
+"""LTX-2's networks: picture and sound in one transformer, the picture's decoder.
+
+Rotary angles are thousands of radians: frequencies that differ from torch's in their last bits turn them by more than
+an export may differ. In a graph frequencies are therefore numbers, made by torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+from diffusers.models.transformers import transformer_ltx2
 from diffusers.models.transformers.transformer_ltx2 import LTX2AudioVideoRotaryPosEmbed
 from torch import Tensor, nn
 
 from libs.families.loading import load_model
-from libs.families.ltx_networks import LATENT, PIXELS, by_token, decoder_sizes, transformer_sizes
+from libs.families.ltx_networks import LATENT, PIXELS, by_token, decoder_margin, decoder_sizes, transformer_sizes
 from libs.families.modular import Module
 from libs.families.network import FromConfig, Network, TensorSpec
+from libs.families.windows import with_defaults
 
 __all__ = ["LTX2"]
 
@@ -75,6 +83,31 @@ def _forward(transformer: Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor,
     return outputs
 
 
+def traced_power(base: float, exponents: Tensor, power: Callable[..., Tensor] = torch.pow) -> Tensor:
+    """`torch.pow`, of which a trace sees the numbers only. The transformer calls it for rotary frequencies alone."""
+    return torch.tensor(power(base, exponents).tolist(), dtype=exponents.dtype)
+
+
+def traced_split_rotary(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Diffusers' `apply_split_rotary_emb` of (B, T, heads x 2 r) by (B, heads, T, r): that adds in place to parts of a
+    tensor, which a trace loses.
+    """
+    cos, sin = rotary
+    rows, heads, tokens, _ = (cos.shape[index] for index in range(4))
+    first, second = states.reshape(rows, tokens, heads, -1).swapaxes(1, 2).float().chunk(2, dim=-1)
+    turned = torch.cat([first * cos - sin * second, second * cos + sin * first], dim=-1)
+    return turned.swapaxes(1, 2).reshape(rows, tokens, -1).to(states.dtype)
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    with (
+        patch.object(torch, "pow", traced_power),
+        patch.object(transformer_ltx2, "apply_split_rotary_emb", traced_split_rotary),
+    ):
+        yield
+
+
 def _load_decoder(model_dir: Path) -> nn.Module:
     return LTX2Decoder(load_model(AutoencoderKLLTX2Video, model_dir, "vae"))
 
@@ -104,6 +137,7 @@ LTX2 = {
         sizes=transformer_sizes,
         texts=MappingProxyType({"tokens": TOKENS, "audio_tokens": AUDIO_TOKENS}),
         adapt=_inputs,
+        tracing=_tracing,
     ),
     "vae_decoder": Network(
         subfolder="vae",
@@ -112,6 +146,6 @@ LTX2 = {
         inputs=(TensorSpec("latents", "float32", (FromConfig("latent_channels"), *LATENT), keep=True),),
         outputs=(TensorSpec("video", "float32", (3, *PIXELS)),),
         sizes=decoder_sizes,
-        margin=lambda _: None,
+        margin=lambda config: decoder_margin(with_defaults(AutoencoderKLLTX2Video, config)),
     ),
 }

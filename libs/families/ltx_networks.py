@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +16,9 @@ from libs.families.loading import load_model
 from libs.families.ltx import DECODE_NOISE_SCALE, DECODE_TIMESTEP
 from libs.families.modular import Module
 from libs.families.network import FromConfig, Linear, Network, TensorSpec
+from libs.families.windows import Margin, margin_of, with_defaults
 
-__all__ = ["LATENT", "LTX", "PIXELS", "by_token", "decoder_sizes", "transformer_sizes"]
+__all__ = ["LATENT", "LTX", "PIXELS", "by_token", "decoder_margin", "decoder_sizes", "transformer_sizes"]
 
 LATENT = ("latent_frames", "latent_height", "latent_width")
 PIXELS = (Linear("latent_frames", 8, -7), Linear("latent_height", 32), Linear("latent_width", 32))
@@ -55,6 +56,32 @@ def transformer_sizes(width: int, height: int, num_frames: int) -> dict[str, int
 def decoder_sizes(width: int, height: int, num_frames: int) -> dict[str, int]:
     frames = 1 + -(-(num_frames - 1) // 8)
     return {"latent_frames": frames, "latent_height": height // 32, "latent_width": width // 32}
+
+
+def decoder_margin(config: Mapping[str, Any]) -> Margin | None:
+    """LTX's and LTX-2's, of a whole config. None where noise is injected: each call would draw its own."""
+    layers = config["decoder_layers_per_block"][::-1]
+    channels = config["decoder_block_out_channels"][::-1]
+    shrinks = config["upsample_factor"][::-1]
+    scales = _each(config["decoder_spatio_temporal_scaling"], len(channels))[::-1]
+    kinds = config.get("upsample_type", ["spatiotemporal"] * len(channels))
+    if any(_each(config["decoder_inject_noise"], len(layers))):
+        return None
+    counts, width = [1 + 2 * layers[0]], channels[0]
+    for channel, shrink, scale, kind, count in zip(channels, shrinks, scales, kinds, layers[1:], strict=True):
+        if width // shrink != channel // shrink:
+            counts[-1] += 2  # a residual block that changes the width
+        if scale:
+            counts[-1] += 1
+            counts += [0] * (kind != "spatial")
+        counts[-1] += 2 * count
+        width = channel // shrink
+    counts[-1] += 1
+    return margin_of(counts, before=2, after=0) if config["decoder_causal"] else margin_of(counts, before=1, after=1)
+
+
+def _each(value: Any, count: int) -> Sequence[Any]:  # noqa: ANN401  # one for all, or a list
+    return value if isinstance(value, Sequence) else [value] * count
 
 
 def _inputs(given: Mapping[str, Any], _: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,6 +129,6 @@ LTX = {
         ),
         outputs=(TensorSpec("video", "float32", (3, *PIXELS)),),
         sizes=decoder_sizes,
-        margin=lambda _: None,
+        margin=lambda config: decoder_margin(with_defaults(AutoencoderKLLTXVideo, config)),
     ),
 }

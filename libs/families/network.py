@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, nn
 
 from libs.families.modular import Module
+from libs.families.windows import Margin
 
 __all__ = ["Dim", "FromConfig", "Linear", "Network", "Product", "TensorSpec"]
 
@@ -70,8 +71,8 @@ class Network:
     """(width, height, number of frames to show) -> the dimensions that follow from them."""
     keeps_float32: bool = False
     """Works in float32 whatever type is asked for: its parts do not take another."""
-    margin: Callable[[Mapping[str, Any]], int | None] = lambda _: 0
-    """Of a decoder, by its config: latent frames beside a window that its picture depends on. None: all."""
+    margin: Callable[[Mapping[str, Any]], Margin | None] = lambda _: (0, 0)
+    """Of a decoder, by its config. None: every frame depends on all latents."""
     adapt: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda given, _: given
     """(what the denoise loop passes to the transformer, config) -> inputs by name, and what else there was."""
     tracing: Callable[[], AbstractContextManager[object]] = nullcontext

@@ -24,6 +24,7 @@ from libs.families.ltx_networks import LTX
 from libs.families.modular import Module
 from libs.families.network import Dim, FromConfig, Linear, Network, Product, TensorSpec
 from libs.families.wan_networks import WAN, WAN_5B
+from libs.families.windows import Margin
 
 __all__ = [
     "NETWORKS",
@@ -66,9 +67,10 @@ def _diorama_transformer(transformer: Module, inputs: Mapping[str, Tensor]) -> t
     )
 
 
-def _diorama_margin(config: Mapping[str, Any]) -> int:
+def _diorama_margin(config: Mapping[str, Any]) -> Margin:
     """A latent frame for each convolution in time of the trunk, and one for the detail blocks, which see frames."""
-    return 2 + int(config["depth"])
+    beside = 2 + int(config["depth"])
+    return beside, beside
 
 
 def _diorama_sizes(width: int, height: int, num_frames: int) -> dict[str, int]:

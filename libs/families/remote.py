@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from libs.families.networks import Linear, Network, TensorSpec, bind, network_named, shape_of, zeros
+from libs.families.windows import windows
 
 __all__ = ["Infer", "RemoteDecoder", "RemoteNetwork", "RemoteTransformer"]
 
 WINDOW = 16
-"""Latent frames decoded in one call, margins apart: what bounds the memory of a long video."""
+"""Latent frames decoded in one call, margins apart: what bounds the memory of a long video, here and there."""
 
 
 class Infer(Protocol):
@@ -106,17 +107,15 @@ class RemoteDecoder(nn.Module):
     def decode_chunks(self, latents: Tensor, latent_frames: int = WINDOW, **others: Tensor) -> Iterator[Tensor]:
         """Latents (1, C, F, h, w) -> (1, 3, t, H, W) in order, each made when it is asked for.
 
-        The picture of a window depends on latents beside it, which go along; what they give is cut off.
+        The picture of a window depends on latents beside it, which go along; what they give is cut off. Where it
+        depends on all of them there is one window.
         ``others``: what else the denoise stage handed on; zeros stand for what it did not.
         """
         given = {spec.name: others.get(spec.name, torch.zeros_like(latents)) for spec in self._inputs}
         given["latents"] = latents
-        total, margin = latents.shape[2], self._margin
-        if margin is None:
-            latent_frames, margin = total, 0
-        for begin in range(0, total, latent_frames):
-            end = min(begin + latent_frames, total)
-            first, last = max(begin - margin, 0), min(end + margin, total)
+        total = latents.shape[2]
+        wanted, margin = (total, (0, 0)) if self._margin is None else (latent_frames, self._margin)
+        for first, begin, end, last in windows(total, wanted, margin):
             video = self.remote({name: tensor[:, :, first:last] for name, tensor in given.items()})["video"]
             yield video[:, :, self._count(begin - first) : self._count(end - first)]
 

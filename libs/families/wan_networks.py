@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from libs.families.loading import load_model
 from libs.families.modular import Module
 from libs.families.network import FromConfig, Linear, Network, Product, TensorSpec
+from libs.families.windows import Margin, margin_of, with_defaults
 
 __all__ = ["WAN", "WAN_5B"]
 
@@ -47,8 +49,8 @@ class WholeUpsample(nn.Module):
 
 
 class WanDecoder(nn.Module):
-    """`AutoencoderKLWan.decode` of normalised latents, as one pass over the whole video: a graph has no memory between
-    frames. It therefore needs memory for all of them.
+    """`AutoencoderKLWan.decode` of normalised latents, as one pass over all its frames: a graph has no memory between
+    frames. It therefore needs memory for all of a window.
     """
 
     mean: Tensor
@@ -122,6 +124,19 @@ def _transformer(name: str, ratio: int, *, by_token: bool) -> Network:
     )
 
 
+def _margin(config: Mapping[str, Any]) -> Margin:
+    """Every convolution in time sees two frames back; attention stays within a frame."""
+    config = with_defaults(AutoencoderKLWan, config)
+    counts = [1 + 4]  # on the way in, and two residual blocks in the middle
+    for doubles in (*reversed(config["temperal_downsample"]), False):
+        counts[-1] += 2 * (config["num_res_blocks"] + 1)
+        if doubles:
+            counts[-1] += 1
+            counts.append(0)
+    counts[-1] += 1
+    return margin_of(counts, before=2, after=0)
+
+
 def _decoder(ratio: int) -> Network:
     pixels = (Linear("latent_frames", 4, -3), Linear("latent_height", ratio), Linear("latent_width", ratio))
     return Network(
@@ -132,7 +147,7 @@ def _decoder(ratio: int) -> Network:
         outputs=(TensorSpec("video", "float32", (3, *pixels)),),
         sizes=_sizes(ratio),
         keeps_float32=True,
-        margin=lambda _: None,
+        margin=_margin,
     )
 
 

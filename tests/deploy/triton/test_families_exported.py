@@ -9,24 +9,22 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from diffusers.models.transformers.transformer_ltx2 import LTX2AudioVideoRotaryPosEmbed, apply_split_rotary_emb
 
 from deploy.triton.build_tensorrt import MOST_ONNX_ERROR, build_tensorrt
-from deploy.triton.engine import EngineError, Manifest, compile_engine
+from deploy.triton.engine import Manifest, compile_engine
 from deploy.triton.wheel import SUPPORTED
+from libs.families.ltx2_networks import traced_power, traced_split_rotary
 from libs.families.networks import NETWORKS, FromConfig, TensorSpec, cast
 from tests.support.tensorrt_rtx import load_tensorrt_rtx
 from tests.support.tiny_families import TINY, write_tiny
 
-REFUSED = ("ltx2", "transformer")
 TWINS = {("hunyuan15-i2v", "vae_decoder"), ("wan22-i2v", "vae_decoder")} | {
     (model, "transformer_2") for model in ("wan22-t2v", "wan22-i2v")
 }
 """The same network, of the same configuration, as one that is here: an export takes half a minute."""
 CASES = [
-    (model, name)
-    for model, (family, *_) in TINY.items()
-    for name in NETWORKS[family]
-    if (model, name) not in {REFUSED, *TWINS}
+    (model, name) for model, (family, *_) in TINY.items() for name in NETWORKS[family] if (model, name) not in TWINS
 ]
 
 
@@ -72,11 +70,16 @@ def test_what_is_exported_equals_torch_and_keeps_free_dimensions(
         assert len(free) == free_dimensions(spec), spec.name
 
 
-def test_the_transformer_of_ltx2_is_refused(models: Path, tmp_path: Path) -> None:
-    """Its rotary angles amplify rounding of the positions beyond the limit: 1e-2, 1e-6 at position 0."""
-    folder = models / "ltx2" if (models / "ltx2").exists() else write_tiny(models, "ltx2")
-    with pytest.raises(EngineError, match="differs from torch"):
-        build_tensorrt(folder, tmp_path, networks=["transformer"], export_only=True)
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_rotary_positions_of_ltx2_are_traced_as_diffusers_has_them(tokens: int) -> None:
+    rotary = LTX2AudioVideoRotaryPosEmbed(dim=16, rope_type="split", num_attention_heads=2)
+    coords, states = torch.rand(3, 3, tokens, 2) * 1000, torch.randn(3, tokens, 16)
+    tables = rotary(coords)
+    assert tables[0].shape == (3, 2, tokens, 4)
+    expected = apply_split_rotary_emb(states, tables)
+    torch.testing.assert_close(traced_split_rotary(states, tables), expected, rtol=0, atol=1e-6)
+    exponents = torch.linspace(0, 1, 5, dtype=torch.float64)
+    assert torch.equal(traced_power(10000.0, exponents), torch.pow(10000.0, exponents))
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ CASES = [(model, False) for model in TINY if not model.endswith("-i2v")]
 CASES += [(model, True) for model, (_, _, _, image, _) in TINY.items() if image]
 FRAMES = {"ltx": 9, "ltx2": 9}
 """Two latent frames; 5 for those that hold 4 frames each."""
+LONG = 40
+"""Latent frames: more than a window of three and its margins hold, for every tiny decoder."""
 MANY_TIMESTEPS = {"ltx", "ltx2"}
 """From text the loop has one timestep for all tokens, and the network gets one for each: the last bits may differ."""
 
@@ -85,6 +87,24 @@ def test_latents_and_frames_equal_those_of_one_process(models: Path, model: str,
     assert here.std() > 1, "a picture that is all of one colour shows nothing"
     assert np.abs(seen.astype(int) - here).max() <= 1
     assert elsewhere.asked.count("vae_decoder") == 1, "nothing of it is made twice"
+
+
+@pytest.mark.parametrize("model", ["ltx-0.9.5", "ltx2", "wan22-t2v", "wan22-5b", "hunyuan15-t2v"])
+def test_a_long_video_in_windows_is_that_of_one_call(models: Path, model: str) -> None:
+    family = TINY[model][0]
+    folder = models / model if (models / model).exists() else write_tiny(models, model)
+    elsewhere = Elsewhere(folder, family)
+    decoder = load_remote_decoder(folder, family, elsewhere)
+    side = 2 if family == "ltx2" else 1  # it reflects at borders
+    generator = torch.Generator().manual_seed(4)
+    name = next(name for name in ("latent_channels", "z_dim") if name in decoder.config)
+    latents, noise = torch.randn(2, 1, decoder.config[name], LONG, side, side, generator=generator)
+    others = {"decode_noise": noise} if family == "ltx" else {}
+    (whole,) = decoder.decode_chunks(latents, LONG, **others)
+    assert elsewhere.asked == ["vae_decoder"]
+    chunks = list(decoder.decode_chunks(latents, 3, **others))
+    torch.testing.assert_close(torch.cat(chunks, dim=2), whole, rtol=0, atol=1e-5)
+    assert (len(chunks) > 2) == (family != "hunyuan15")
 
 
 @pytest.mark.parametrize("model", sorted(TINY))
