@@ -13,6 +13,7 @@ from libs.families.modular import BlockState, Components, InputParam, ModularPip
 from libs.families.resting import rest
 from libs.families.resuming import copied
 from libs.families.step import Step
+from libs.families.step_cache import StepCache
 from libs.families.stopping import LoopStopped
 
 __all__ = ["StepBegins", "StepEnds"]
@@ -33,6 +34,7 @@ class StepBegins(ModularPipelineBlocks):
         t: Tensor,  # noqa: ARG002
     ) -> tuple[Components, BlockState]:
         block_state.step_began = time.perf_counter()
+        block_state.left_out_before = _left_out(components)
         return components, block_state
 
 
@@ -63,9 +65,10 @@ class StepEnds(ModularPipelineBlocks):
         every = block_state.preview_every_steps
         preview = self.preview(components, block_state, i) if every > 0 and (i + 1) % every == 0 else None
         state = partial(copied, i + 1, components, block_state)
+        cached = _left_out(components) > block_state.left_out_before
         rest()
         try:
-            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state))
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state, cached))
         except Exception as error:
             raise LoopStopped(error) from error
         return components, block_state
@@ -78,3 +81,9 @@ class StepEnds(ModularPipelineBlocks):
     ) -> NDArray[np.uint8] | None:
         """Step ``i``'s estimate of the clean picture, see `Step.preview`; None: the family draws none."""
         return None
+
+
+def _left_out(components: Components) -> int:
+    """Transformer calls of this run that its feature caches have left out so far."""
+    parts = (getattr(components, name, None) for name in ("transformer", "transformer_2"))
+    return sum(part.memory.left_out for part in parts if isinstance(part, StepCache))

@@ -30,6 +30,8 @@ class Step:
     preview: NDArray[np.uint8] | None
     state: Callable[[], LoopState]
     """Copies the loop's state; to be called before ``on_step`` returns."""
+    cached: bool = False
+    """The transformer was not called: the feature cache had its output."""
 
 
 OnStep = Callable[[Step], None]
