@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from deploy.models.__main__ import READY, parse
 from deploy.models.settings import ModelStoreSettings
+from tests.deploy.immutable import immutable
 from tests.deploy.kinds import VERSIONS, problems
 from tests.deploy.rendering import (
     CHART,
@@ -35,11 +36,6 @@ from tests.deploy.rendering import (
 )
 from tools.chart_schema import SCHEMA, settings_class, text, with_settings
 
-IMMUTABLE = {
-    "Deployment": ("selector",),
-    "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
-    "Service": ("clusterIP",),
-}
 SECRET_VALUES = {"DATABASE_URL": "postgresql://user:password@host/database"}
 CERTIFICATES = "/etc/soundstage/"
 
@@ -97,15 +93,15 @@ def test_upgrades_change_nothing_that_cannot_change() -> None:
     """From any of the renderings to any other one: what is immutable depends on no switch, only on names."""
     seen: dict[tuple[str, str], Any] = {}
     for name, manifests in all_renderings().items():
-        for manifest in of_kind(manifests, *IMMUTABLE):
-            fixed = {field: manifest["spec"].get(field) for field in IMMUTABLE[manifest["kind"]]}
+        for manifest in of_kind(manifests, "Deployment", "StatefulSet", "Service"):
+            fixed = immutable(manifest)
             key = (manifest["kind"], manifest["metadata"]["name"])
             assert seen.setdefault(key, fixed) == fixed, (name, key)
     labels = {"app.kubernetes.io/name": "soundstage", "app.kubernetes.io/instance": "soundstage"}
     for (kind, name), fixed in seen.items():
         if kind == "Deployment":
             component = name.removeprefix("soundstage-")
-            assert fixed["selector"] == {"matchLabels": {**labels, "app.kubernetes.io/component": component}}
+            assert fixed["spec.selector"] == {"matchLabels": {**labels, "app.kubernetes.io/component": component}}
 
 
 def test_a_new_version_of_the_chart_leaves_selectors_alone() -> None:
