@@ -68,7 +68,7 @@ class StepEnds(ModularPipelineBlocks):
         cached = _left_out(components) > block_state.left_out_before
         rest()
         try:
-            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state, cached))
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state, cached=cached))
         except Exception as error:
             raise LoopStopped(error) from error
         return components, block_state
