@@ -16,7 +16,7 @@ WITH_TRITON = $(if $(filter 1,$(TRITON)),--triton)
 # proto-check rewrites files that the other checks read.
 .NOTPARALLEL:
 .PHONY: help setup video up down status run fmt lint types imports test test-unit test-e2e test-extras test-images test-gpu images proto proto-lint \
-	proto-check proto-breaking ci bench eval crash-matrix histories train gallery lock clean
+	proto-check proto-breaking ci bench eval crash-matrix histories release-snapshot train gallery lock clean
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -127,6 +127,9 @@ crash-matrix: $(READY) ## Kill every process of the gateway at every stage, on S
 histories: $(READY) ## Record how videos run today, for the replay test: VERSION=v2
 	@test -n "$(VERSION)" || { echo "say which: make histories VERSION=v2"; exit 1; }
 	@$(BIN)/python -m tests.services.gateway.record_histories $(VERSION)
+
+release-snapshot: $(READY) ## Record how the chart renders, for the test of upgrades from it: COMMIT=HEAD
+	@$(BIN)/python -m tests.deploy.releases $(or $(COMMIT),HEAD)
 
 gallery: $(READY) ## Make the contact sheet of the README
 	@$(BIN)/python -m bench.gallery

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -56,9 +57,11 @@ def install(service: str, folder: Path) -> Path:
     git = ("git", "-C", str(ROOT), "checkout-index", "--all", f"--prefix={copy}/")
     subprocess.run(git, check=True, timeout=120)
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    # The image is built like this.
-    what = ("--constraint", "requirements.lock", f".[{service}]")
-    subprocess.run([*pip, *what], check=True, cwd=copy, timeout=INSTALL_SECONDS)
+    # The image is built like this: first what others wrote, then our packages alone.
+    project = tomllib.loads((copy / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = (*project["dependencies"], *project["optional-dependencies"][service])
+    for what in (("--constraint", "requirements.lock", *wanted), ("--no-deps", ".")):
+        subprocess.run([*pip, *what], check=True, cwd=copy, timeout=INSTALL_SECONDS)
     return python
 
 

@@ -54,6 +54,8 @@ class ClusterDoctor:
         if self.values.asks_for_gpus:
             yield Check("cluster gpus", self.gpus, needs="cluster version")
             yield Check("cluster gpu driver", self.driver, needs="cluster gpus")
+        for name in self.values.priority_classes:
+            yield Check(f"cluster priority class {name}", self._priority_class(name), needs="cluster version")
         for secret in self.values.secrets():
             if secret.name:
                 yield Check(f"secret {secret.path}", self._reader(secret), needs="cluster namespace")
@@ -113,6 +115,15 @@ class ClusterDoctor:
             found = f"{unknown} nodes do not say" + (f"; {said}" if said else "")
             return warn(found, "install GPU feature discovery, or see by nvidia-smi that it suits triton.image")
         return ok(f"{said}; see that it suits {self.values.at('triton.image')}")
+
+    def _priority_class(self, name: str) -> Callable[[], Outcome]:
+        def look() -> Outcome:
+            status, _ = self.api.ask("GET", f"/apis/scheduling.k8s.io/v1/priorityclasses/{name}")
+            if status == 404:
+                return fail("is not there, and no pod is made without it", "make it, as the chart's README shows")
+            return ok("is there") if status == 200 else warn("may not be looked at", "see yourself that it is there")
+
+        return look
 
     def _api_checks(self) -> Iterator[Check]:
         values = self.values

@@ -85,6 +85,10 @@ class Values:
     def asks_for_gpus(self) -> bool:
         return any(_gpus(part) for part in self._pods())
 
+    @property
+    def priority_classes(self) -> list[str]:
+        return sorted({str(name) for part in self._pods() if (name := part.get("priorityClassName"))})
+
     def secrets(self) -> Iterator[NamedSecret]:
         yield self._secret("s3.existingSecret", "accessKeyKey", "secretKeyKey")
         yield self._secret("postgresql.existingSecret", "key")

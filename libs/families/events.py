@@ -14,6 +14,7 @@ from libs.families.modular import BlockState, Components, ComponentSpec, InputPa
 from libs.families.resting import rest
 from libs.families.resuming import copied
 from libs.families.step import Step
+from libs.families.step_cache import StepCache
 from libs.families.stopping import LoopStopped
 
 __all__ = ["StepBegins", "StepEnds"]
@@ -39,6 +40,7 @@ class StepBegins(ModularPipelineBlocks):
     ) -> tuple[Components, BlockState]:
         block_state.step_began = time.perf_counter()
         block_state.latents_before = block_state.latents
+        block_state.left_out_before = _left_out(components)
         return components, block_state
 
 
@@ -75,9 +77,10 @@ class StepEnds(ModularPipelineBlocks):
         preview = self.preview(components, block_state, i) if due else None
         sound = self.sound(block_state) if due else None
         state = partial(copied, i + 1, components, block_state)
+        cached = _left_out(components) > block_state.left_out_before
         rest()
         try:
-            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state, sound))
+            block_state.on_step(Step(i + 1, len(block_state.timesteps), seconds, preview, state, sound, cached))
         except Exception as error:
             raise LoopStopped(error) from error
         return components, block_state
@@ -95,3 +98,9 @@ class StepEnds(ModularPipelineBlocks):
         """Step ``i``'s estimate of the clean latents, normalised, (1, C, F, h, w): x_0 = x_t - sigma v."""
         clean: Tensor = block_state.latents_before - components.scheduler.sigmas[i] * block_state.noise_pred
         return clean
+
+
+def _left_out(components: Components) -> int:
+    """Transformer calls of this run that its feature caches have left out so far."""
+    parts = (getattr(components, name, None) for name in ("transformer", "transformer_2"))
+    return sum(part.memory.left_out for part in parts if isinstance(part, StepCache))

@@ -32,6 +32,8 @@ class Step:
     """Copies the loop's state; to be called before ``on_step`` returns."""
     sound: Mapping[str, NDArray[Any]] | None = None
     """Of a joint model, where a preview was due: the estimate of its clean sound, as `JointSound` decodes it."""
+    cached: bool = False
+    """The transformer was not called: the feature cache had its output."""
 
 
 OnStep = Callable[[Step], None]

@@ -12,7 +12,9 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,10 @@ class CheckpointPolicy:
     every_steps: int
     every_seconds: float
     most_share: float
+
+    @property
+    def keeps_any(self) -> bool:
+        return self.every_steps > 0 or self.every_seconds > 0
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,20 @@ class Keeper:
     _steps: int = 0
     _seconds: float = field(default_factory=time.monotonic)
     _not_before: float = 0.0
+    _newest: float = 0.0
+    """When the state was copied that is in the newest checkpoint; before the first, when the loop began."""
     _writing: Future[Written | None] | None = None
     _keys: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While the loop runs: the metrics tell how old its newest checkpoint is, unless none is to be kept."""
+        self._newest = time.monotonic()
+        if not self._policy.keeps_any:
+            yield
+            return
+        with self._metrics.checkpoint_age(lambda: time.monotonic() - self._newest):
+            yield
 
     def after(self, step: Step) -> Written | None:
         """Begins to write if one is due; returns one that has been written since the last call."""
@@ -169,6 +187,7 @@ class Keeper:
         finally:
             seconds = time.monotonic() - began
             self._not_before = began + seconds + seconds / self._policy.most_share
+        self._newest = began
         self._metrics.checkpoint("written", seconds)
         return Written(step, ref)
 

@@ -155,6 +155,7 @@ class Denoiser:
                 span("denoise", model=card.name, steps=job.num_inference_steps, steps_before=done_before),
                 Place(self._turns, urgency, stage.raise_if_cancelled, _waits_for_its_turn) as turn,
                 calling(Call(stage.raise_if_cancelled, job.priority)),
+                keeper.at_work(),
             ):
                 if resume:
                     event("resumed", step=done_before)
@@ -180,7 +181,7 @@ class Denoiser:
         """Others step while this video's events go out: a slow reader delays nobody else's video for long."""
         written = keeper.after(step)
         turn.give()
-        self._metrics.stepped(job.model, step.seconds)
+        self._metrics.stepped(job.model, step.seconds, cached=step.cached)
         event("step", step=step.index, seconds=step.seconds)
         stage.emit(StepDone(step.index, step.total, step.seconds))
         if written is not None:

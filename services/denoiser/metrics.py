@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -57,14 +57,37 @@ class DenoiserMetrics:
             buckets=_STEP_SECONDS,
             registry=registry,
         )
+        self._checkpoint_ages = set[Callable[[], float]]()
+        Gauge(
+            "soundstage_denoiser_oldest_checkpoint_seconds",
+            "Of the videos that step, the oldest of their newest checkpoints; before a first one, since it began. 0 "
+            "when none steps.",
+            registry=registry,
+        ).set_function(lambda: max((age() for age in tuple(self._checkpoint_ages)), default=0.0))
+        self._cached_steps = Counter(
+            "soundstage_denoiser_cached_steps_total",
+            "Steps for which the feature cache had the transformer's output.",
+            ["model"],
+            registry=registry,
+        )
 
     def checkpoint(self, outcome: Literal["written", "failed", "read", "damaged", "unfit"], seconds: float = 0) -> None:
         self._checkpoints.labels(outcome).inc()
         if outcome == "written":
             self._checkpoint_seconds.observe(seconds)
 
-    def stepped(self, model: str, seconds: float) -> None:
+    @contextmanager
+    def checkpoint_age(self, seconds: Callable[[], float]) -> Iterator[None]:
+        """While a video steps. ``seconds`` is asked from another thread, whenever the figures are read."""
+        self._checkpoint_ages.add(seconds)
+        try:
+            yield
+        finally:
+            self._checkpoint_ages.remove(seconds)
+
+    def stepped(self, model: str, seconds: float, *, cached: bool) -> None:
         self._step_seconds.labels(model).observe(seconds)
+        self._cached_steps.labels(model).inc(int(cached))
 
     def denoised(self, model: str, seconds: float) -> None:
         self._video_seconds.labels(model).observe(seconds)

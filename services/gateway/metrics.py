@@ -10,6 +10,11 @@ VIDEOS_ACCEPTED = Counter("soundstage_gateway_videos_accepted_total", "Videos ac
 VIDEOS_ENDED = Counter("soundstage_gateway_videos_ended_total", "Videos that reached a terminal state.", ["state"])
 for _ended in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
     VIDEOS_ENDED.labels(_ended.value)  # from 0 on: a series that begins with 1 has not increased, for Prometheus
+COST = Counter(
+    "soundstage_gateway_cost_credits_total",
+    "What videos that reached a terminal state cost in the end, in credits; nothing where nobody is charged.",
+    ["model", "state"],
+)
 STAGE_SECONDS = Histogram(
     "soundstage_gateway_stage_seconds",
     "Seconds of a stage's successful attempt, as the gateway saw it.",
@@ -39,6 +44,13 @@ _LANE = ["model", "priority"]
 QUEUED = Gauge("soundstage_gateway_queued_videos", "Videos that wait for a place. The same from each worker.", _LANE)
 AT_WORK = Gauge("soundstage_gateway_at_work_videos", "Videos that have a place. The same from each worker.", _LANE)
 OLDEST_QUEUED = Gauge("soundstage_gateway_oldest_queued_seconds", "How long a video has waited at most.", _LANE)
+_STAGE = ["stage", "priority"]
+STAGE_VIDEOS = Gauge(
+    "soundstage_gateway_stage_videos", "Videos at work, by the stage they are in. The same from each worker.", _STAGE
+)
+STAGE_OLDEST = Gauge(
+    "soundstage_gateway_stage_oldest_seconds", "How long ago the newest attempt of a stage began, at most.", _STAGE
+)
 WANTED_REPLICAS = Gauge(
     "soundstage_gateway_wanted_replicas", "Videos that should be at work and still need denoising.", ["model"]
 )

@@ -21,6 +21,7 @@ from services.gateway.admission import enqueue, follow_state, queued_videos
 from services.gateway.changes import Changes, Listener
 from services.gateway.database import Database
 from services.gateway.ledger import Ledger
+from services.gateway.price import MILLI
 from services.gateway.states import ACTIVE, TERMINAL, advance
 from services.gateway.tables import EventRow, QueueRow, VideoRow
 from services.gateway.tenants import Allowance, Tenants
@@ -120,7 +121,7 @@ class Records:
             await _check_queued(session, video.key.tenant, allowance)
             await self._ledger.reserve(session, video, allowance.daily_credits)
             await _insert(session, video)
-        _tell_state(video.key, None, State.QUEUED)
+        _tell_state(video, None)
         return video, True
 
     async def find_request(self, tenant: str, request_id: str) -> Video | None:
@@ -173,7 +174,7 @@ class Records:
             if status.state is not before.status.state:
                 await follow_state(session, after)
         if status.state is not before.status.state:
-            _tell_state(key, before.status.state, status.state)
+            _tell_state(after, before.status.state)
         self.changes.tell(key.video_id, after.sequence)
         return after
 
@@ -347,9 +348,11 @@ def _not_found(key: VideoKey) -> NotFound:
     return NotFound(f"there is no video videos/{key.video_id}", reason="VIDEO_NOT_FOUND", video_id=key.video_id)
 
 
-def _tell_state(key: VideoKey, old: State | None, new: State) -> None:
+def _tell_state(video: Video, old: State | None) -> None:
+    key, new = video.key, video.status.state
     logger.info("video %s of %s: %s -> %s", key.video_id, key.tenant, old or "new", new)
     if new is State.QUEUED:
         metrics.VIDEOS_ACCEPTED.inc()
     if new in TERMINAL:
         metrics.VIDEOS_ENDED.labels(state=new.value).inc()
+        metrics.COST.labels(model=video.spec.model, state=new.value).inc(video.cost_millicredits / MILLI)

@@ -36,6 +36,7 @@ from services.gateway.images import Images
 from services.gateway.keys import ApiKeys
 from services.gateway.ledger import Ledger
 from services.gateway.order import Share
+from services.gateway.progressing import Progressing
 from services.gateway.prompts import PromptAnalyst
 from services.gateway.records import Records
 from services.gateway.retention import Retention
@@ -218,8 +219,8 @@ class Gateway:
         settings = self._settings
         if settings.demand_every_seconds > 0:
             demand = Demand(self._database, settings.demand_clear_seconds, settings.demand_seconds_per_unit)
-            usage = Usage(self._database)
-            self._in_background(show_every(settings.demand_every_seconds, demand.show, usage.show))
+            shown = demand.show, Progressing(self._database).show, Usage(self._database).show
+            self._in_background(show_every(settings.demand_every_seconds, *shown))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Until the process stops. If the work ends by itself, the process does: half a gateway is worse than none."""

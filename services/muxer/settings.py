@@ -31,19 +31,3 @@ class MuxerSettings(TritonSettings, ServiceSettings):
 
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=5)
     """Longest silence of a stream. Callers take a longer one for a dead stage."""
-<<<<<<< HEAD
-=======
-
-    triton_addresses: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """Where latents become frames: model -> host:port of the tritonservers that hold it, as a JSON object; `*` is
-    every model that is not named. A model without any: in this process."""
-
-    triton_call_seconds: float = Field(default=120.0, gt=0)
-    """Deadline of one call to one Triton pod, its queue there included; a call decodes a window with its margins."""
-
-    triton_attempts: int = Field(default=4, ge=1, le=20)
-    """Calls made for one window of frames, in turn to the pods, before the stage fails with UNAVAILABLE."""
-
-    triton_shared_memory: bool = True
-    """Tensors go through shared memory to a pod on a loopback address, where it can map it; else through gRPC."""
->>>>>>> windows

@@ -87,10 +87,15 @@ def render(*files: str, values: Mapping[str, Any] | None = None, apis: Sequence[
 
 @cache
 def _rendered(files: tuple[str, ...], values: str, apis: tuple[str, ...]) -> list[Manifest]:
-    options = [option for file in files for option in ("--values", str(CHART / file))]
+    return template(CHART, files, values, apis)
+
+
+def template(chart: Path, files: Sequence[str], values: str = "{}", apis: Sequence[str] = EXTRA_APIS) -> list[Manifest]:
+    """Of any chart; ``files`` lie in it, ``values`` are JSON. Raises as `render` does."""
+    options = [option for file in files for option in ("--values", str(chart / file))]
     options += [option for api in apis for option in ("--api-versions", api)]
     text = run_helm(
-        "template", "soundstage", str(CHART), "--namespace", "video", *options, "--values", "-", stdin=values
+        "template", "soundstage", str(chart), "--namespace", "video", *options, "--values", "-", stdin=values
     )
     return [manifest for manifest in yaml.load_all(text, yaml.CSafeLoader) if manifest]
 

@@ -28,6 +28,7 @@ READ = 'soundstage_gateway_queue_read_timestamp_seconds{pod="%s"}'
 ATTEMPTS = 'soundstage_gateway_stage_attempts_total{stage="%s",outcome="%s"}'
 GATE = 'soundstage_muxer_gate_failures_total{check="%s"}'
 SCALER = 'keda_scaler_detail_errors_total{scaledObject="%s",metric="s0-postgresql"}'
+CHECKPOINT = 'soundstage_denoiser_oldest_checkpoint_seconds{pod="%s"}'
 WINDOWS = ("1h", "6h", "1d", "3d")
 
 
@@ -137,6 +138,10 @@ STAGE_FAILS = Raised(
     {"stage": "denoise"}, "30% of the attempts of denoise did not succeed. Videos are tried again, and take longer."
 )
 BAD_FILES = Raised({"check": "duration"}, "4 files failed the check duration within an hour.")
+STALE = Raised(
+    {"pod": "denoiser-0"},
+    "The newest checkpoint of a video at work on denoiser-0 is 16m 0s old: so much work would be lost with the pod.",
+)
 NO_SCALING = Raised({"scaledObject": "soundstage-denoiser"}, "soundstage-denoiser stays at the replicas that it has.")
 
 
@@ -214,6 +219,19 @@ CASES = [
         {"3m": [], "4m": [BAD_FILES], "65m": []},
     ),
     Case("SoundstageFilesFailTheGate", "three", {GATE % "duration": "0 1 2 3x120"}, {"10m": [], "60m": []}),
+    Case(
+        "SoundstageCheckpointsStale",
+        "none for a quarter of an hour, on one of two",
+        {CHECKPOINT % "denoiser-0": "0+60x30", CHECKPOINT % "denoiser-1": "5x30"},
+        {"10m": [], "15m": [], "16m": [STALE]},
+    ),
+    Case(
+        "SoundstageCheckpointsStale",
+        "one came in time",
+        {CHECKPOINT % "denoiser-0": "0+60x14 0+60x12"},
+        {"14m": [], "16m": [], "26m": []},
+    ),
+    Case("SoundstageCheckpointsStale", "nothing steps", {CHECKPOINT % "denoiser-0": "0x60"}, {"60m": []}),
     Case(
         "SoundstageScalerFails",
         "error after error",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from pydantic import ValidationError
 from deploy.models.__main__ import READY, parse
 from deploy.models.settings import ModelStoreSettings
 from deploy.triton import engines
+from services.denoiser.settings import DenoiserSettings
+from services.gateway.admin import parse as admin_arguments
+from tests.deploy.immutable import immutable
 from tests.deploy.kinds import VERSIONS, problems
 from tests.deploy.rendering import (
     CHART,
@@ -26,7 +30,6 @@ from tests.deploy.rendering import (
     VALUE_FILES,
     Manifest,
     all_renderings,
-    combination,
     merged,
     of_kind,
     pairs,
@@ -37,12 +40,6 @@ from tests.deploy.rendering import (
 )
 from tools.chart_schema import SCHEMA, settings_class, text, with_settings
 
-IMMUTABLE = {
-    "Deployment": ("selector",),
-    "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
-    "Service": ("clusterIP",),
-    "Job": ("template", "podFailurePolicy"),
-}
 SECRET_VALUES = {"DATABASE_URL": "postgresql://user:password@host/database"}
 CERTIFICATES = "/etc/soundstage/"
 
@@ -100,15 +97,15 @@ def test_upgrades_change_nothing_that_cannot_change() -> None:
     """From any of the renderings to any other one: what is immutable depends on no switch, only on names."""
     seen: dict[tuple[str, str], Any] = {}
     for name, manifests in all_renderings().items():
-        for manifest in of_kind(manifests, *IMMUTABLE):
-            fixed = {field: manifest["spec"].get(field) for field in IMMUTABLE[manifest["kind"]]}
+        for manifest in of_kind(manifests, "Deployment", "StatefulSet", "Service"):
+            fixed = immutable(manifest)
             key = (manifest["kind"], manifest["metadata"]["name"])
             assert seen.setdefault(key, fixed) == fixed, (name, key)
     labels = {"app.kubernetes.io/name": "soundstage", "app.kubernetes.io/instance": "soundstage"}
     for (kind, name), fixed in seen.items():
         if kind == "Deployment":
             component = name.removeprefix("soundstage-")
-            assert fixed["selector"] == {"matchLabels": {**labels, "app.kubernetes.io/component": component}}
+            assert fixed["spec.selector"] == {"matchLabels": {**labels, "app.kubernetes.io/component": component}}
 
 
 def test_a_new_version_of_the_chart_leaves_selectors_alone() -> None:
@@ -438,6 +435,29 @@ def test_one_disruption_budget_a_component() -> None:
     )
 
 
+@pytest.mark.parametrize("files", ["gpu", "large"])
+def test_a_fleet_is_spread_and_drained_with_care(files: str) -> None:
+    """Models and engines have time to load, steps to end: a step is a Triton call of two minutes at most."""
+    manifests = render(*VALUE_FILES[files])
+    for component, pod in pods(manifests).items():
+        if component == "test":
+            continue
+        spec, (container,) = pod["spec"], pod["spec"]["containers"]
+        spread = {one["topologyKey"] for one in spec["topologySpreadConstraints"]}
+        assert spread == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+        assert ("priorityClassName" in spec) == (files == "large"), component
+        probe = container["startupProbe"]
+        loading = 1800 if component.startswith("triton-") else 120 if component.startswith("gateway-") else 600
+        assert probe["periodSeconds"] * probe["failureThreshold"] >= loading, component
+        if component == "denoiser":
+            assert spec["terminationGracePeriodSeconds"] > DenoiserSettings().triton_call_seconds
+        if component.startswith("triton-"):
+            (least,) = (int(one.partition("=")[2]) for one in container["args"] if "exit-timeout" in one)
+            assert spec["terminationGracePeriodSeconds"] > least + container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    budgets = {one["spec"]["maxUnavailable"] for one in of_kind(manifests, "PodDisruptionBudget")}
+    assert budgets == ({1} if files == "gpu" else {"5%"})
+
+
 def test_every_service_has_its_templates() -> None:
     for component in COMPONENTS:
         folder = CHART / "templates" / component
@@ -452,8 +472,49 @@ def containers(manifests: list[Manifest]) -> Iterator[Manifest]:
             yield from [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
 
 
+def notes(values: Mapping[str, Any]) -> str:
+    """What helm says after an install of the dev values with these. It asks no cluster."""
+    files = ("--values", str(CHART / "values-dev.yaml"), "--values", "-")
+    said = run_helm(
+        "install",
+        "soundstage",
+        str(CHART),
+        "--namespace",
+        "video",
+        "--dry-run=client",
+        *files,
+        stdin=json.dumps(values),
+    )
+    return said.partition("NOTES:")[2]
+
+
 def test_the_notes_tell_what_comes_next() -> None:
-    notes = (CHART / "templates/NOTES.txt").read_text(encoding="utf-8")
-    assert "helm test" in notes
-    assert "services.gateway.admin" in notes
-    assert combination(pairs()[0])
+    """By commands that exist, with variables that the client reads."""
+    said = notes({})
+    assert "helm test soundstage -n video" in said
+    (words,) = re.findall(r"-m services.gateway.admin (.*)\)", said)
+    assert admin_arguments(words.split()).tenant == "acme"
+    assert "port-forward service/soundstage-gateway-api 50051:443" in said
+    variables = set(re.findall(r"SOUNDSTAGE_\w+", said))
+    assert {"SOUNDSTAGE_TOKEN", "SOUNDSTAGE_ADDRESS"} == variables & known_to_the_client() == variables
+    assert "plaintext" in said
+
+
+def test_the_notes_know_the_public_name_and_who_gives_tokens() -> None:
+    tls = {"public": {"enabled": True, "dnsNames": ["video.example.com"], "existingSecret": "cert"}}
+    oidc = {"apiKeys": False, "oidc": {"issuer": "https://id.example", "audience": "videos"}}
+    for kind in ("LoadBalancer", "ClusterIP"):
+        said = notes({"tls": tls, "auth": oidc, "gatewayService": {"type": kind}, "tests": {"enabled": False}})
+        assert "SOUNDSTAGE_ADDRESS=video.example.com:443 SOUNDSTAGE_TLS=1" in said
+        assert "port-forward" not in said
+        assert "plaintext" not in said
+        assert "https://id.example for videos" in said
+        assert "services.gateway.admin" not in said
+        assert "tests.enabled is false" in said
+        assert set(re.findall(r"SOUNDSTAGE_\w+", said)) <= known_to_the_client()
+
+
+def known_to_the_client() -> set[str]:
+    return set(
+        re.findall(r'envvar="(SOUNDSTAGE_\w+)"', (CHART.parents[2] / "client/cli.py").read_text(encoding="utf-8"))
+    )

@@ -24,9 +24,32 @@ def dockerfile(service: str) -> str:
 def test_every_service_has_the_same_dockerfile(service: str) -> None:
     text = dockerfile(service)
     assert text.replace(service, "encoder") == dockerfile("encoder")
-    assert f'".[{service}]"' in text
+    assert f'["optional-dependencies"]["{service}"]' in text
     assert "USER 10001:10001" in text
     assert f'ENTRYPOINT ["python", "-m", "services.{service}"]' in text
+
+
+def test_a_change_of_our_sources_installs_no_dependencies_anew() -> None:
+    """Until they are installed only the lists of them are copied; the final image takes our packages last."""
+    _, dependencies, build, final = dockerfile("encoder").split("\nFROM ")
+    assert re.findall(r"^COPY (.*)", dependencies, re.MULTILINE) == ["pyproject.toml requirements.lock ./"]
+    assert "-r requirements.txt" in dependencies
+    assert all(
+        "--no-deps" in line for line in (build + final).splitlines() if "pip install" in line or "pip wheel" in line
+    )
+    copied = re.findall(r"^(?:COPY|RUN|ARG) .*", final, re.MULTILINE)
+    assert [line.split()[-1] for line in copied[:2]] == ["/venv", "/app/models"]
+    assert "build" in copied[2]
+
+
+def test_the_lists_of_dependencies_are_read_as_the_build_reads_them(tmp_path: Path) -> None:
+    """The line of the Dockerfile, run: each requirement on its own line, as pip takes them."""
+    (program,) = re.findall(r"RUN python -c '(.*?)' >", dockerfile("encoder").replace("\\\n", ""), re.DOTALL)
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert said.stdout.splitlines() == [*project["dependencies"], *project["optional-dependencies"]["encoder"]]
 
 
 def test_the_version_is_the_projects() -> None:

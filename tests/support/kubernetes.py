@@ -40,6 +40,7 @@ class FakeCluster:
     operators: dict[str, list[str]] = field(default_factory=lambda: dict(OPERATORS))
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    priority_classes: set[str] = field(default_factory=set)
     refused: set[tuple[str, str]] = field(default_factory=set)
     """Verb and resource."""
     hidden: set[str] = field(default_factory=set)
@@ -116,6 +117,8 @@ class FakeCluster:
             case ["api", "v1", "namespaces", _, "secrets", name] if name in self.secrets:
                 coded = {key: base64.b64encode(value.encode()).decode() for key, value in self.secrets[name].items()}
                 return 200, {"data": coded}
+            case ["apis", "scheduling.k8s.io", "v1", "priorityclasses", name]:
+                return (200, {}) if name in self.priority_classes else (404, {})
             case ["api", "v1", "nodes"]:
                 first = int(query.rpartition("continue=")[2]) if "continue=" in query else 0
                 more = {"continue": str(first + 1)} if first + 1 < len(self.nodes) else {}

@@ -115,6 +115,18 @@ def test_too_few_gpus_and_drivers_that_do_not_say(cluster: FakeCluster, tmp_path
     assert on(cluster, tmp_path)["cluster gpu driver"]["found"] == "1 nodes do not say; 550.1 on 1"
 
 
+def test_priority_classes_that_the_values_name_must_be_there(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.priority_classes = {"soundstage-serving", "soundstage-gpu"}
+    cluster.hidden = {"/apis/scheduling.k8s.io/v1/priorityclasses/soundstage-gpu"}
+    report = on(cluster, tmp_path, "values-gpu.yaml", "--values", CHART / "values-large.yaml")
+    found = {one["check"]: one["level"] for one in report.checks if "priority class" in one["check"]}
+    assert found == {
+        "cluster priority class soundstage-gpu": "warn",
+        "cluster priority class soundstage-serving": "ok",
+        "cluster priority class soundstage-stages": "fail",
+    }
+
+
 def test_only_what_the_values_ask_for_is_checked(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.operators, cluster.nodes = {}, []
     report = on(cluster, tmp_path, "values-dev.yaml")

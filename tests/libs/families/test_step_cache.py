@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from libs.families import load_denoise, load_remote_transformers
+from libs.families import Step, load_denoise, load_remote_transformers
 from libs.families.step_cache import StepCache
 from tests.libs.families.test_remote import Elsewhere
 from tests.support.tiny_diorama import TEXT_CHANNELS
@@ -74,7 +74,7 @@ def test_the_loop_makes_fewer_calls_and_other_latents_near_by(model_dir: Path, r
     conditioning: dict[str, Any] = {
         f"{name}_embeds": rng.normal(size=(1, 5, TEXT_CHANNELS)).astype(np.float32) for name in names
     } | {f"{name}_attention_mask": np.ones((1, 5), np.int64) for name in names}
-    elsewhere = Elsewhere(model_dir)
+    elsewhere, steps = Elsewhere(model_dir), list[Step]()
 
     def latents(threshold: float) -> np.ndarray:
         transformers = load_remote_transformers(model_dir, "diorama", elsewhere) if remote else {}
@@ -88,7 +88,7 @@ def test_the_loop_makes_fewer_calls_and_other_latents_near_by(model_dir: Path, r
             guidance_scale=3.0,
             seed=1,
             preview_every_steps=0,
-            on_step=lambda _: None,
+            on_step=steps.append,
         )["latents"]
         return made
 
@@ -96,7 +96,9 @@ def test_the_loop_makes_fewer_calls_and_other_latents_near_by(model_dir: Path, r
     calls_of_all = len(elsewhere.asked)
     cached = latents(0.8)
     assert 0 < np.abs(cached - whole).mean() < 0.5 * whole.std()
+    hits = [sum(step.cached for step in run) for run in (steps[:20], steps[20:])]
+    assert hits[0] == 0 < hits[1]
     if remote:
         assert calls_of_all == 20
-        assert len(elsewhere.asked) - calls_of_all < 20
+        assert len(elsewhere.asked) - calls_of_all == 20 - hits[1]
     np.testing.assert_array_equal(latents(0.8), cached)

@@ -75,3 +75,33 @@ def test_the_loop_does_not_wait_for_the_store() -> None:
     kept = steps_kept(CheckpointPolicy(1, 0, 1.0), write_seconds=1.0)
     assert kept == []
     assert time.monotonic() - began < 2.0
+
+
+def test_the_age_of_the_newest_checkpoint_is_told_while_the_loop_runs() -> None:
+    """It grows until one is written, and not while none steps; nobody worries where none are to be kept."""
+    registry = CollectorRegistry()
+    metrics, prefix = DenoiserMetrics(registry), AttemptPrefix("acme", "v1", "denoise", "a1")
+
+    def age() -> float:
+        seconds = registry.get_sample_value("soundstage_denoiser_oldest_checkpoint_seconds")
+        assert seconds is not None
+        return seconds
+
+    def keeper(policy: CheckpointPolicy, writer: ThreadPoolExecutor) -> Keeper:
+        return Keeper(MemoryStore("keeper"), metrics, policy, writer, threading.Event(), prefix, "f" * 64)
+
+    with ThreadPoolExecutor(1) as writer:
+        keeps, never = (keeper(CheckpointPolicy(steps, 0, 1.0), writer) for steps in (2, 0))
+        assert age() == 0
+        with keeps.at_work(), never.at_work():
+            time.sleep(0.2)
+            for index in (1, 2):
+                assert age() >= 0.2
+                before_copying = time.monotonic()
+                keeps.after(Step(index, TOTAL, 0.0, None, lambda: {"latents/float32": np.zeros(3)}))
+            writer.submit(lambda: None).result()
+            assert age() <= time.monotonic() - before_copying
+        with never.at_work():
+            time.sleep(0.01)
+            assert age() == 0
+    assert age() == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
@@ -269,12 +270,13 @@ async def test_credits_come_with_the_first_call_and_once_on_later_days(fresh: st
 
 async def test_a_video_pays_for_the_work_that_was_done(fresh: str) -> None:
     async with opened(fresh) as bank:
-        video = await bank.create("acme", 10_000)
+        video, before = await bank.create("acme", 10_000), told("CANCELLED")
         assert video is not None
         await bank.change(0, Status(State.RUNNING, Stage.DENOISE, 2, 4, timings=_timings(1)))
         await bank.change(0, Status(State.CANCELLING, Stage.DENOISE, 2, 4))
         await bank.change(0, Status(State.CANCELLED))
         cancelled = await bank.records.get(video.key)
+        assert told("CANCELLED") == pytest.approx(before + 3.8)
         assert cancelled.cost_millicredits == round(10_000 * (0.03 + 0.70 / 2))
         unbegun = await bank.create("acme", 10_000)
         assert unbegun is not None
@@ -282,6 +284,12 @@ async def test_a_video_pays_for_the_work_that_was_done(fresh: str) -> None:
         assert (await bank.records.get(unbegun.key)).cost_millicredits == 0
         await bank.records.delete(video.key)
         await bank.check()
+
+
+def told(state: str) -> float:
+    """Credits that the metrics say such videos cost."""
+    labels = {"model": SPEC.model, "state": state}
+    return REGISTRY.get_sample_value("soundstage_gateway_cost_credits_total", labels) or 0.0
 
 
 async def test_what_was_written_cannot_be_changed(fresh: str) -> None:
