@@ -19,7 +19,7 @@ from training.batches import Batch, Contrasts, draw_batch
 from training.clips import Clips, describe
 from training.mentions import mentions, said, values_of
 from training.mirror import OTHER, LatentMirror, latent_mirror, mirrored
-from training.scenes import FAMILIES, render, sample_spec
+from training.scenes import FAMILIES, render, sample_spec, varied
 from training.scenes.base import SceneSpec
 
 CHANNELS = 3
@@ -108,8 +108,8 @@ def test_what_a_caption_mentions_is_found() -> None:
     values, right = values_of(specs), 0
     for k, spec in enumerate(specs):
         text, found = said(spec, (k,)).lower(), mentions(spec, (k,), values)
-        assert found <= FAMILIES[spec.family].VARIES
-        if spec.side != "centre":
+        assert found <= varied(spec) | {"camera"}
+        if spec.side != "centre" and spec.camera == "still":  # a camera's phrase may hold the same word
             assert ("side" in found) == (spec.side in text)
             right += "side" in found
     assert right > 15

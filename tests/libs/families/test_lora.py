@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYERS = {
     "ltx": ("transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.2"),
-    "ltx2": ("transformer_blocks.0.attn1.to_out.0", "transformer_blocks.1.audio_attn1.to_v", "proj_in"),
+    "ltx2": ("transformer_blocks.0.attn1.to_out.0", "transformer_blocks.0.audio_attn1.to_v", "proj_in"),
     "wan22-t2v": ("blocks.0.attn1.to_q", "blocks.1.ffn.net.0.proj", "patch_embedding"),
     "wan22-5b": ("blocks.0.attn2.to_k", "condition_embedder.time_proj"),
     "hunyuan15-t2v": ("transformer_blocks.0.attn.to_q", "x_embedder.proj"),

@@ -19,6 +19,7 @@ from libs.families import JointSound, PipelineCache, load_denoise, load_encode, 
 from libs.serving import RecordingStage
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import DenoiseJob, Denoiser, Preview
+from services.denoiser.loras import Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 from services.denoiser.sounds import MOST_BYTES, to_wav
@@ -57,7 +58,8 @@ def denoised(models: Path, **changes: Any) -> tuple[MemoryStore, list[Preview], 
     }
     checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
     pipelines = PipelineCache(load_denoise)
-    denoiser = Denoiser(store, Catalog.read(models), pipelines, metrics, checkpoints, settings.capacity)
+    loras = Loras(store, settings.lora_limits)
+    denoiser = Denoiser(store, Catalog.read(models), pipelines, metrics, checkpoints, loras, settings.capacity)
     stage = RecordingStage()
     made = denoiser.denoise(DenoiseJob(**fields | changes), stage)
     torch.set_num_threads(threads)
