@@ -19,7 +19,7 @@ from training.text import pad
 
 __all__ = ["Batch", "Contrasts", "draw_batch", "draw_length"]
 
-WINDOWS = ((1, 0.55, 0.05), (4, 0.25, 0.10), (8, 0.12, 0.25), (16, 0.08, 0.60))
+WINDOWS = ((1, 0.55, 0.35), (4, 0.25, 0.25), (8, 0.12, 0.15), (16, 0.08, 0.25))
 """(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
 SIDE = "side"
