@@ -299,3 +299,15 @@ def test_hours_are_shared_out_and_a_stage_can_have_its_own(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
         command.main(["--hours", "0"])
+
+
+def test_what_stands_before_its_rows_counts_more() -> None:
+    latents = torch.zeros(2, CHANNELS, 1, 16, 16)
+    latents[:, :, :, 8:] = 1.0  # land below sky
+    latents[0, :, :, 4:8, 3:6] = 2.0
+    weight = transformer.standing_out(latents)
+    assert weight.shape == (2, 1, 1, 16, 16)
+    torch.testing.assert_close(weight.mean(dim=(1, 2, 3, 4)), torch.ones(2))
+    thing, rest = weight[0, 0, 0, 4:8, 3:6], weight[0, 0, 0, 8:]
+    torch.testing.assert_close(thing, transformer.OBJECT_WEIGHT * torch.ones_like(thing) * rest[0, 0])
+    torch.testing.assert_close(weight[1], torch.ones_like(weight[1]))
