@@ -144,7 +144,11 @@ def test_ctrl_c_cancels_the_video_and_stops(
 
     videos.breaks = [("silent", 2)]
     monkeypatch.setattr(ProgressDisplay, "update", interrupted_at_first)
-    result = run(tmp_path, "video", PROMPT="a fire", OUT=str(tmp_path / "f.mp4"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        result = run(tmp_path, "video", PROMPT="a fire", OUT=str(tmp_path / "f.mp4"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert any(isinstance(request, pb.CancelVideoRequest) for request in videos.requests)
     assert fake_stack.events == ["start", "stop"]
