@@ -30,6 +30,7 @@ from services.audio.synthesize import Synthesizer
 from services.denoiser import servicer as denoiser
 from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
+from services.denoiser.loras import Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 from services.encoder import servicer as encoder
@@ -128,7 +129,8 @@ def _encoder(store: FolderStore, catalog: Catalog) -> Endpoint:
 def _denoiser(store: FolderStore, catalog: Catalog) -> Endpoint:
     settings, metrics = DenoiserSettings(), DenoiserMetrics(CollectorRegistry())
     checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-    work = Denoiser(store, catalog, PipelineCache(load_denoise), metrics, checkpoints, settings.capacity)
+    loras = Loras(store, settings.lora_limits)
+    work = Denoiser(store, catalog, PipelineCache(load_denoise), metrics, checkpoints, loras, settings.capacity)
     servicer = denoiser.DenoiserServicer(work)
     return Endpoint(denoiser.SERVICE_NAME, servicer, denoiser_pb2_grpc.add_DenoiserServiceServicer_to_server)
 
