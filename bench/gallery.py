@@ -29,10 +29,10 @@ from training.look import fitted, shown
 PROMPTS = (
     "a campfire on a beach at night, waves in the background",
     "northern lights dancing over dark hills",
-    "rain with thunder and lightning",
+    "a lighthouse on the right, close up, by day",
     "a waterfall in the rocks on a bright day",
     "surf breaking on the shore at sunset",
-    "fireworks over the sea, one after another",
+    "the pendulum of a clock on the left, ticking",
 )
 SEED = 11
 WAIT_SECONDS = 1800.0
