@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -74,17 +75,13 @@ class MetricsInterceptor(AroundInterceptor):
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         began = time.perf_counter()
-        cut_off = True
-        try:
-            yield
-            cut_off = False
-        except Exception:
-            cut_off = False
-            raise
-        finally:
-            code = _code_when_cut_off(call) if cut_off else _code_of(call)
+
+        def count(code: str) -> None:
             self._metrics.seconds.labels(call.service, call.method).observe(time.perf_counter() - began)
             self._metrics.handled.labels(call.service, call.method, code).inc()
+
+        with _telling_its_code(call, count):
+            yield
 
 
 class TracingInterceptor(AroundInterceptor):
@@ -99,22 +96,28 @@ class TracingInterceptor(AroundInterceptor):
         parent = child_of(str(metadata.get("traceparent", "")))
         with span(f"{call.service}/{call.method}", parent=parent, kind=SpanKind.SERVER):
             _describe_attempt(call.request)
-            cut_off = True
-            try:
+            with _telling_its_code(call, partial(trace.get_current_span().set_attribute, "rpc.response.status_code")):
                 yield
-                cut_off = False
-            except Exception:
-                cut_off = False
-                raise
-            finally:
-                code = _code_when_cut_off(call) if cut_off else _code_of(call)
-                trace.get_current_span().set_attribute("rpc.response.status_code", code)
 
 
 def _describe_attempt(request: object) -> None:
     attempt = getattr(request, "attempt", None)
     if isinstance(attempt, artifact_pb2.Attempt):
         describe(tenant=attempt.tenant, video_id=attempt.video_id, attempt_id=attempt.attempt)
+
+
+@contextmanager
+def _telling_its_code(call: Call, tell: Callable[[str], None]) -> Iterator[None]:
+    """Tells, once the block has ended in whatever way, the code that the call ended with."""
+    cut_off = True
+    try:
+        yield
+        cut_off = False
+    except Exception:
+        cut_off = False
+        raise
+    finally:
+        tell(_code_when_cut_off(call) if cut_off else _code_of(call))
 
 
 def _code_of(call: Call) -> str:

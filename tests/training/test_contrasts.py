@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,14 +22,6 @@ from training.scenes import FAMILIES, render, sample_spec, varied
 from training.scenes.base import SceneSpec
 
 CHANNELS = 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def specs_of(count: int) -> list[SceneSpec]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,15 +27,6 @@ SIZE = 64
 CHANNELS = transformer.CHANNELS
 CLIPS = (1, 2, 20)
 """Indices of the clips rendered; the last one is held out."""
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small work on a busy machine: a second thread would mostly wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
