@@ -151,7 +151,7 @@ def test_a_collector_that_never_answers_holds_nobody_up(caplog: pytest.LogCaptur
             for _ in range(QUEUE_SPANS + 3 * BATCH_SPANS):
                 with span("work"):
                     pass
-    said = [record.getMessage() for record in caplog.records]
+        said = [record.getMessage() for record in caplog.records]  # before the listener is gone, which is told, too
     assert "Queue full, dropping Span." in said
     assert said[-1] == "the last spans could not be sent within 0.1 s"
 
