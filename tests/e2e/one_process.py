@@ -28,9 +28,6 @@ from services.audio.metrics import AudioMetrics
 from services.audio.settings import AudioSettings
 from services.audio.synthesize import Synthesizer
 from services.denoiser import servicer as denoiser
-from services.denoiser.checkpoints import Checkpoints
-from services.denoiser.denoise import Denoiser
-from services.denoiser.loras import Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 from services.encoder import servicer as encoder
@@ -45,6 +42,7 @@ from services.muxer.metrics import MuxerMetrics
 from services.muxer.mux import Muxer
 from services.muxer.render import Renderer
 from services.muxer.settings import MuxerSettings
+from tests.support.denoising import wired_denoiser
 from tests.support.temporal import serving_temporal
 
 __all__ = ["serving_soundstage"]
@@ -128,9 +126,7 @@ def _encoder(store: FolderStore, catalog: Catalog) -> Endpoint:
 
 def _denoiser(store: FolderStore, catalog: Catalog) -> Endpoint:
     settings, metrics = DenoiserSettings(), DenoiserMetrics(CollectorRegistry())
-    checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-    loras = Loras(store, settings.lora_limits)
-    work = Denoiser(store, catalog, PipelineCache(load_denoise), metrics, checkpoints, loras, settings.capacity)
+    work = wired_denoiser(store, catalog, PipelineCache(load_denoise), metrics, settings)
     servicer = denoiser.DenoiserServicer(work)
     return Endpoint(denoiser.SERVICE_NAME, servicer, denoiser_pb2_grpc.add_DenoiserServiceServicer_to_server)
 

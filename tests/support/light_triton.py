@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.triton.server import Tritonserver, running_tritonserver
 
-__all__ = ["CRASH", "GATE", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "wait_for"]
+__all__ = ["CRASH", "GATE", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric"]
 
 CRASH, RAISE, SLEEP = 13, 14, 15
 """Lengths of a row at which the model's process ends; raises; answers after `SLEEP_SECONDS`. Others: at once."""
@@ -77,17 +76,9 @@ def light_tritonserver(folder: Path) -> Iterator[Tritonserver]:
 
 
 def metric(server: Tritonserver, name: str, **labels: str) -> float:
-    """The sum over all series of ``name`` whose labels are these."""
+    """The sum over all series of ``name`` whose labels are these. A call is counted a moment after it was answered."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     series = [line for line in lines if line.startswith(name + "{") and all(part in line for part in wanted)]
     return sum(float(line.rpartition(" ")[2]) for line in series)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Triton counts a call a moment after it has answered."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

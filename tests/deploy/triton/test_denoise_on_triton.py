@@ -18,7 +18,8 @@ from deploy.triton.wheel import SUPPORTED
 from libs.families import Step, load_denoise, load_remote_transformers
 from libs.triton import Call, calling
 from tests.libs.triton.test_client import client
-from tests.support.light_triton import metric, wait_for
+from tests.support.light_triton import metric
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(not SUPPORTED, reason="tritonserver's wheel is for x86-64 Linux"),
@@ -93,7 +94,7 @@ def test_latents_equal_those_of_one_process(
     with client(*(pod.address for pod in pods), shared_memory=shared_memory) as triton:
         denoise = load_denoise(MODEL, "diorama", load_remote_transformers(MODEL, "diorama", triton.infer))
         np.testing.assert_array_equal(run(denoise, conditioning), expected)
-    wait_for(lambda: [calls(pod) for pod in pods] == [count + STEPS / 2 for count in before])
+    wait_until(lambda: [calls(pod) for pod in pods] == [count + STEPS / 2 for count in before])
 
 
 def test_a_cancelled_video_takes_no_further_step(pods: list[Tritonserver], conditioning: Any) -> None:

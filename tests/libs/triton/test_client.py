@@ -28,8 +28,8 @@ from tests.support.light_triton import (
     SLEEP_SECONDS,
     light_tritonserver,
     metric,
-    wait_for,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="tritonserver's wheel is for x86-64 Linux")
 
@@ -118,7 +118,7 @@ def test_pods_take_turns(pods: list[Tritonserver]) -> None:
     with client(*(pod.address for pod in pods)) as triton:
         for _ in range(6):
             infer(triton, 4)
-    wait_for(
+    wait_until(
         lambda: [metric(pod, "nv_inference_request_success", model="light") for pod in pods] == [n + 3 for n in before]
     )
 
@@ -172,21 +172,21 @@ def test_cancelling_reaches_the_server(doomed: Tritonserver, tmp_path: Path) -> 
     cancelled = threading.Event()
 
     def cancel_the_third() -> None:
-        wait_for(lambda: metric(doomed, PENDING, model="light") >= 2)
+        wait_until(lambda: metric(doomed, PENDING, model="light") >= 2)
         cancelled.set()
 
     with client(doomed.address, call_seconds=120.0) as triton:
         others = [begun(lambda: infer(triton, GATE))]
-        wait_for(lambda: GATE in order(tmp_path))
+        wait_until(lambda: GATE in order(tmp_path))
         others.append(begun(lambda: infer(triton, 20)))
-        wait_for(lambda: metric(doomed, PENDING, model="light") >= 1)
+        wait_until(lambda: metric(doomed, PENDING, model="light") >= 1)
         others.append(begun(cancel_the_third))
         with calling(Call(raise_when(cancelled))), pytest.raises(AbandonedError):
             infer(triton, 21)
         (tmp_path / "gate").touch()
         for thread in others:
             thread.join(60)
-        wait_for(lambda: metric(doomed, "nv_inference_request_failure", model="light", reason="CANCELED") == 1)
+        wait_until(lambda: metric(doomed, "nv_inference_request_failure", model="light", reason="CANCELED") == 1)
         np.testing.assert_array_equal(infer(triton, 4), given(4))
     assert order(tmp_path)[-3:] == [GATE, 20, 4]
 
@@ -216,11 +216,11 @@ def test_the_more_urgent_overtakes_on_the_server(doomed: Tritonserver, tmp_path:
             return begun(run)
 
         threads = [call(GATE, 2)]
-        wait_for(lambda: GATE in order(tmp_path))
+        wait_until(lambda: GATE in order(tmp_path))
         for length, priority in ((batch, 3), (standard, 2), (interactive, 1)):
             waiting = len(threads)
             threads.append(call(length, priority))
-            wait_for(lambda least=waiting: metric(doomed, PENDING, model="light") >= least)
+            wait_until(lambda least=waiting: metric(doomed, PENDING, model="light") >= least)
         (tmp_path / "gate").touch()
         for thread in threads:
             thread.join(60)

@@ -23,12 +23,10 @@ from libs.families import PipelineCache, load_denoise
 from libs.families.diorama.components import load_transformer
 from libs.serving import Endpoint, open_channel, running
 from libs.triton.calling import current_call
-from services.denoiser.checkpoints import Checkpoints
-from services.denoiser.denoise import Denoiser
-from services.denoiser.loras import Loras
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.servicer import SERVICE_NAME, DenoiserServicer
 from services.denoiser.settings import DenoiserSettings
+from tests.support.denoising import wired_denoiser
 from tests.support.tiny_diorama import LATENT_CHANNELS, TEXT_CHANNELS, write_tiny_diorama
 
 
@@ -138,11 +136,7 @@ async def serving(
     service = Service(MemoryStore("denoiser"), registry, pacer)
     pipelines = PipelineCache(lambda path, family: load_denoise(path, family, transformers_of(path, pacer)))
     metrics = DenoiserMetrics(registry)
-    checkpoints = Checkpoints(service.store, metrics, settings.checkpoint_policy)
-    loras = Loras(service.store, settings.lora_limits)
-    denoiser = Denoiser(
-        service.store, Catalog.read(models_dir), pipelines, metrics, checkpoints, loras, settings.capacity
-    )
+    denoiser = wired_denoiser(service.store, Catalog.read(models_dir), pipelines, metrics, settings)
     servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
     endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
     async with (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import time
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +19,7 @@ from libs.artifacts import get_tensors, put_tensors, ref_from_proto, ref_to_prot
 from libs.errors import FailedPrecondition, InvalidRequest, NotFound, ResourceExhausted
 from libs.serving import error_from_rpc
 from tests.services.denoiser.conftest import Service
+from tests.support.waiting import until
 
 
 async def refusal(service: Service, **changes: Any) -> Any:
@@ -30,13 +30,6 @@ async def refusal(service: Service, **changes: Any) -> Any:
 
 def of_kind(events: list[pb.DenoiseResponse], kind: str) -> list[Any]:
     return [getattr(event, kind) for event in events if event.WhichOneof("event") == kind]
-
-
-async def until(condition: Any, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 async def test_every_step_is_told_and_latents_are_written(service: Service) -> None:

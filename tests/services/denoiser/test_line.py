@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.denoiser.line import Line, Place, Urgency
+from tests.support.waiting import wait_until
 
 INTERACTIVE, STANDARD, BATCH = 1, 2, 3
 
@@ -34,13 +35,6 @@ class Entrant(threading.Thread):
             self.go.wait(60)
 
 
-def until(condition: object, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([5.0, 9.0, inf])), min_size=1, max_size=6))
 def test_by_class_then_deadline_then_age(wanted: list[tuple[int, float]]) -> None:
@@ -51,7 +45,7 @@ def test_by_class_then_deadline_then_age(wanted: list[tuple[int, float]]) -> Non
         for entrant in entrants:
             entrant.go.set()
             entrant.start()
-        until(lambda: len(line) == len(entrants))
+        wait_until(lambda: len(line) == len(entrants))
     for entrant in entrants:
         entrant.join(10)
     assert order == sorted(urgencies)
@@ -63,11 +57,11 @@ def test_as_many_are_in_as_there_are_places_and_the_others_know_who_is_before() 
     entrants = [Entrant(line, Urgency(STANDARD, inf), order) for _ in range(4)]
     for count, entrant in enumerate(entrants, 1):
         entrant.start()
-        until(lambda count=count: len(order) + len(line) == count)
-    until(lambda: entrants[3].told == [1])
+        wait_until(lambda count=count: len(order) + len(line) == count)
+    wait_until(lambda: entrants[3].told == [1])
     assert (len(order), len(line)) == (2, 2)
     entrants[0].go.set()
-    until(lambda: len(order) == 3)
+    wait_until(lambda: len(order) == 3)
     for entrant in entrants:
         entrant.go.set()
         entrant.join(10)
@@ -87,13 +81,13 @@ def test_a_less_urgent_one_waits_for_one_that_comes_back_at_once() -> None:
     batch = Entrant(line, Urgency(BATCH, inf), order)
     with Place(line, Urgency(INTERACTIVE, inf), never) as place:
         batch.start()
-        until(lambda: len(line) == 1)
+        wait_until(lambda: len(line) == 1)
         for _ in range(3):
             place.give()
             time.sleep(0.02)
             place.take()
         assert order == []
-    until(lambda: len(order) == 1)
+    wait_until(lambda: len(order) == 1)
     batch.go.set()
     batch.join(10)
 
@@ -104,9 +98,9 @@ def test_one_that_does_not_come_back_keeps_nobody_waiting_for_long() -> None:
     batch.go.set()
     with Place(line, Urgency(INTERACTIVE, inf), never) as place:
         batch.start()
-        until(lambda: len(line) == 1)
+        wait_until(lambda: len(line) == 1)
         place.give()
-        until(lambda: len(order) == 1, seconds=2)
+        wait_until(lambda: len(order) == 1, seconds=2)
         place.take()
 
 

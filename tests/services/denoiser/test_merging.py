@@ -14,12 +14,11 @@ from libs.artifacts import MemoryStore
 from libs.catalog import Catalog, ModelCard
 from libs.errors import Unavailable
 from libs.families import PipelineCache
-from services.denoiser.checkpoints import Checkpoints
 from services.denoiser.denoise import Denoiser
-from services.denoiser.loras import Loras
 from services.denoiser.merging import Curve, fill, steps_that_pay, that_pays
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
+from tests.support.denoising import wired_denoiser
 
 
 class Device:
@@ -97,10 +96,8 @@ class Waiting:
 
 def denoiser(models_dir: Path, loop: Waiting, registry: CollectorRegistry, **settings: int) -> Denoiser:
     chosen, metrics, store = DenoiserSettings(**settings), DenoiserMetrics(registry), MemoryStore("merging")
-    checkpoints = Checkpoints(store, metrics, chosen.checkpoint_policy)
     pipelines: PipelineCache[Any] = PipelineCache(lambda *_: loop)
-    loras = Loras(store, chosen.lora_limits)
-    return Denoiser(store, Catalog.read(models_dir), pipelines, metrics, checkpoints, loras, chosen.capacity)
+    return wired_denoiser(store, Catalog.read(models_dir), pipelines, metrics, chosen)
 
 
 def test_the_denoiser_measures_when_it_warms_up(models_dir: Path) -> None:

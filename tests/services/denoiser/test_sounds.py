@@ -17,12 +17,11 @@ from libs.artifacts import AttemptPrefix, MemoryStore, get_tensors, put_tensors
 from libs.catalog import Catalog
 from libs.families import JointSound, PipelineCache, load_denoise, load_encode, load_sound
 from libs.serving import RecordingStage
-from services.denoiser.checkpoints import Checkpoints
-from services.denoiser.denoise import DenoiseJob, Denoiser, Preview
-from services.denoiser.loras import Loras
+from services.denoiser.denoise import DenoiseJob, Preview
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 from services.denoiser.sounds import MOST_BYTES, to_wav
+from tests.support.denoising import wired_denoiser
 from tests.support.tiny_families import write_tiny
 
 FRAMES, FPS, STEPS = 9, 24, 4
@@ -56,10 +55,7 @@ def denoised(models: Path, **changes: Any) -> tuple[MemoryStore, list[Preview], 
         "priority": 2,
         "deadline": float("inf"),
     }
-    checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-    pipelines = PipelineCache(load_denoise)
-    loras = Loras(store, settings.lora_limits)
-    denoiser = Denoiser(store, Catalog.read(models), pipelines, metrics, checkpoints, loras, settings.capacity)
+    denoiser = wired_denoiser(store, Catalog.read(models), PipelineCache(load_denoise), metrics, settings)
     stage = RecordingStage()
     made = denoiser.denoise(DenoiseJob(**fields | changes), stage)
     torch.set_num_threads(threads)

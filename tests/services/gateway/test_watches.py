@@ -32,6 +32,7 @@ from services.gateway.video import AudioIntent, Preset, Priority, Shape, Spec, S
 from services.gateway.watches import KEPT_EVENTS, Watches
 from tests.services.gateway.conftest import TERMINAL, Scene, gateway_process, working
 from tests.support.stages import StageServers
+from tests.support.waiting import until
 
 SPEC = Spec("diorama", "a campfire", "", 1.0, 12, 256, 256, 12.0, 4, 5.0, 1, Preset.FAST, AudioIntent.FULL)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -86,13 +87,6 @@ def step(number: int) -> Callable[[Status], Status]:
 
 def ended(status: Status) -> Status:
     return replace(status, state=State.FAILED)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.01)
 
 
 async def kill_at_step(number: int, process: Any, call: Any, events: list[pb.WatchVideoResponse]) -> None:
