@@ -9,10 +9,12 @@ from bench.evaluation.clips import Made
 from bench.gallery import FRAMES, Exhibit, draw, save
 from bench.results import Results
 from training.look import shown
+from training.scenes import FAMILIES
 from training.scenes.base import SAMPLE_RATE
 
 SHEETS = {"grammar": "evaluation_grammar.png", "outside": "evaluation_outside.png"}
-ON_A_SHEET = 14
+OUTSIDE = 14
+"""Clips of prompts outside the grammar that are shown."""
 
 OPENING = """# Evaluation
 
@@ -42,8 +44,9 @@ def write_page(results: Results, made: Sequence[Made], folder: Path) -> Path:
     """Writes the page and its two sheets into ``folder``."""
     inside = [one for one in made if one.asked.kind == "grammar"]
     outside = [one for one in made if one.asked.kind != "grammar"]
-    for name, clips in (("grammar", inside), ("outside", outside[:: max(1, len(outside) // ON_A_SHEET)])):
-        save(draw([_exhibit(one) for one in clips[:ON_A_SHEET]]), folder / SHEETS[name])
+    few = outside[:: max(1, len(outside) // OUTSIDE)][:OUTSIDE]
+    for name, clips in (("grammar", inside[: len(FAMILIES)]), ("outside", few)):
+        save(draw([_exhibit(one) for one in clips]), folder / SHEETS[name])
     path = folder / "EVALUATION.md"
     path.write_text(OPENING + "\n".join(_lines(results)) + "\n" + CLOSING, encoding="utf-8")
     return path
