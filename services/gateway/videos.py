@@ -257,7 +257,7 @@ class Videos:
     async def _accept(self, video: Video, png: bytes, lora: LoraRequest | None) -> tuple[Video, bool]:
         """Stores image, LoRA and record. If the record does not come to be, the files go again.
 
-        Where that is not known, because database or store went away, they stay: the collector comes for orphans.
+        Where that is not known, because database, store or caller went away, they stay: the collector comes for orphans.
         """
         if not png and not (lora and lora.file):
             return await self._records.accept(video)
@@ -269,7 +269,7 @@ class Videos:
                 ref = await self._put_input(video.key, "lora.safetensors", lora.file, TENSORS_MEDIA_TYPE)
                 video = replace(video, spec=replace(video.spec, lora=Lora(ref, lora.scale)))
             stored, is_new = await self._records.accept(video)
-        except Unavailable:
+        except (Unavailable, asyncio.CancelledError):
             raise
         except BaseException:
             await self._delete_files(video.key)

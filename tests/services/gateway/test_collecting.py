@@ -184,6 +184,9 @@ class Breaking(FolderStore):
             raise Unavailable("away", reason="STORE_UNAVAILABLE")
         return super().delete(keys)
 
+    def delete_prefix(self, prefix: str) -> int:
+        return self.delete([stored.key for stored in self.walk(prefix)]) and super().delete_prefix(prefix)
+
 
 async def test_a_collection_that_breaks_off_is_finished_by_the_next(scene: Scene) -> None:
     video = (await scene.watch((await scene.create()).name))[-1].video
