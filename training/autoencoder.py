@@ -171,7 +171,9 @@ def _crops_cache(path: Path, num_clips: int, size: int) -> np.ndarray:
             for i in range(num_clips)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.stack(clips))
+        partial = path.with_suffix(".tmp.npy")
+        np.save(partial, np.stack(clips))
+        partial.replace(path)
     return np.load(path, mmap_mode="r")
 
 
@@ -187,12 +189,13 @@ def _random_crops(clips: np.ndarray, rng: np.random.Generator, batch: int, crop:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["fit", "train"])
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--minutes", type=float, default=15.0, help="of train")
+    parser.add_argument("--clips", type=int, help="of each family for fit (default 10), of all for train (default 280)")
     arguments = parser.parse_args()
     if arguments.part == "fit":
-        fit().to(torch.float16).save_pretrained(MODEL)
+        fit(arguments.clips or 10).to(torch.float16).save_pretrained(MODEL)
     else:
-        train(arguments.minutes)
+        train(arguments.minutes, arguments.clips or 280)
 
 
 if __name__ == "__main__":
