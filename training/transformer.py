@@ -24,7 +24,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
+from diffusers.models.transformers.transformer_sana_video import SanaVideoTransformer3DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from libs.families.diorama.attention import use_quick_attention
@@ -272,7 +273,7 @@ def train(
 def export() -> None:
     """Writes the averages of the newest checkpoints into the model folder; an expert without one stays as it is."""
     for name in newest_checkpoints():
-        load_average(name).to(torch.bfloat16).save_pretrained(MODEL / name)
+        load_average(name).bfloat16().save_pretrained(MODEL / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT).save_pretrained(MODEL / "scheduler")
     (MODEL / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
 
