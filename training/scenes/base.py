@@ -116,14 +116,12 @@ class Canvas:
 class Scene(Protocol):
     """What a module in this package offers."""
 
-    @property
-    def FAMILY(self) -> str: ...
-    @property
-    def VARIES(self) -> frozenset[str]:
-        """Names of the SceneSpec attributes that change picture or sound."""
+    FAMILY: str
+    VARIES: frozenset[str]
+    """Names of the SceneSpec attributes that change picture or sound."""
 
-    @property
-    def SUBJECTS(self) -> tuple[str, ...]:
+    @property  # to be read only, as each module's tuple has a length of its own
+    def SUBJECTS(self) -> tuple[str, ...]:  # noqa: N802  # a module's constant
         """Noun phrases that name the scene, for the caption grammar, e.g. "a campfire"."""
 
     # A family whose VARIES has "colour" also says COLOURS: the words of the colours that it comes in.
