@@ -37,7 +37,9 @@ from training.batches import Batch, Contrasts, draw_batch, draw_length
 from training.clips import load_clips
 from training.muon import Muon
 from training.precision import mixed_precision
-from training.reading import teach
+from training.reading import CAPTIONS as MOST_LESSONS
+from training.reading import STEPS as MOST_TEACHING
+from training.reading import draw_lessons, teach
 from training.render import CLIPS
 
 MODEL = Path("models/diorama")
@@ -57,6 +59,8 @@ RATES = (2.5, 1.0)
 """Learning rates of Muon and of AdamW, as multiples of the given one."""
 HIDDEN_SIDE = 16
 """Muon takes matrices with at least so many rows and columns: not the depthwise kernels, not the modulation tables."""
+FULLY_TAUGHT_MINUTES = 10.0
+"""A shorter training, which is to see whether all works, gets as much less of the teaching that comes before it."""
 SHIFT = 1.0
 """Of the timesteps in use, towards noise (Esser et al. 2024)."""
 MODEL_INDEX = {
@@ -226,7 +230,8 @@ def train(
     if further:
         model.load_state_dict(SanaVideoTransformer3DModel.from_pretrained(MODEL / name).state_dict())
     if not checkpoint(name).exists():
-        teach(model)
+        share = min(1.0, minutes / FULLY_TAUGHT_MINUTES)
+        teach(model, draw_lessons(round(share * MOST_LESSONS)), round(share * MOST_TEACHING))
     use_quick_attention(model)
     use_quick_feed_forward(model)
     average.load_state_dict(model.state_dict())
