@@ -14,17 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.clips import Clips
-from training.text import pad
+from training.clips import Clips, Description
+from training.text import loosen, pad
 
-__all__ = ["Batch", "Contrasts", "draw_batch", "draw_length"]
+__all__ = ["Batch", "Contrasts", "draw_batch", "draw_caption", "draw_length"]
 
 WINDOWS = ((1, 0.55, 0.35), (4, 0.25, 0.25), (8, 0.12, 0.15), (16, 0.08, 0.25))
 """(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
 SIDE = "side"
-OTHERS = ("distance", "colour", "camera")
-"""Attributes besides the side that a model which only sees usual batches obeys too seldom."""
+SAYS_SIDE = 0.75
+"""How often a caption that says nothing of a side is passed over for one that does, unless the thing is in the middle:
+so a prompt that names no side means the middle, and not a little of everywhere."""
+OTHERS = {"distance": 1.0, "colour": 2.0, "camera": 4.0}
+"""Attributes besides the side that a model which only sees usual batches obeys too seldom, and their shares of the
+contrast batches that are not for the side, in proportion."""
 SHORT, LONG = (1, 4), (8, 16)
 """Latent frames of a contrast batch's windows."""
 MOVING = ("camera",)
@@ -64,9 +68,20 @@ def draw_batch(clips: Clips, rng: np.random.Generator, frames: int, most: int) -
     size = max(1, most // frames)
     for index in rng.integers(len(clips.described), size=(size + 1) // 2):
         for twin in rng.permutation(2):
-            number = None if rng.random() < CAPTION_DROPOUT else int(rng.integers(len(clips.described[index].captions)))
+            number = None if rng.random() < CAPTION_DROPOUT else draw_caption(rng, clips.described[index])
             samples.append(_Sample(int(index), bool(twin), number))
-    return _batch(clips, rng, samples[:size], frames)
+    drawn = _batch(clips, rng, samples[:size], frames)
+    embeds, mask = loosen(drawn.embeds, drawn.mask, rng)
+    return Batch(drawn.latents, embeds, mask)
+
+
+def draw_caption(rng: np.random.Generator, described: Description) -> int:
+    """Number of one of the captions, see `SAYS_SIDE`."""
+    number = int(rng.integers(len(described.captions)))
+    saying = described.mentioning.get(SIDE, [])
+    if _has_side(described.spec.side, described.mentioning) and number not in saying and rng.random() < SAYS_SIDE:
+        return int(rng.choice(saying))
+    return number
 
 
 class Contrasts:
@@ -80,7 +95,9 @@ class Contrasts:
         found = [attribute for attribute in OTHERS if self._groups[attribute]]
         self.shares = {SIDE: sides} if self._sided else {}
         """By attribute."""
-        self.shares |= {attribute: others / len(found) for attribute in found}
+        self.shares |= {
+            attribute: others * OTHERS[attribute] / sum(OTHERS[one] for one in found) for attribute in found
+        }
 
     def choose(self, rng: np.random.Generator) -> str | None:
         """The attribute that the next batch contrasts; none if it is to be a usual one."""

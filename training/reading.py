@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from training.mentions import ATTRIBUTES, mentions, said, values_of
 from training.scenes import FAMILIES, sample_spec
-from training.text import embed_captions, pad
+from training.text import embed_captions, loosen, pad
 
 __all__ = ["teach"]
 
@@ -129,6 +129,7 @@ def _fit(
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for _ in range(steps):
         embeds, mask, labels = lessons.batch(rng.choice(taught, size=min(BATCH, len(taught)), replace=False))
+        embeds, mask = loosen(embeds, mask, rng)
         projected = projection(embeds)
         loss = _loss(probes, _normed(model, projected), mask, labels)
         if teaching:

@@ -46,9 +46,9 @@ MODEL = Path("models/diorama")
 CACHE = Path("training/cache")
 CHANNELS = LATENT_CHANNELS
 FIRST_FRAME_SHARE = 0.25
-SIDES_SHARE = 0.15
+SIDES_SHARE = 0.13
 """Of the layout expert's batches: pairs that their captions' left and right tell apart (`training/batches.py`)."""
-CONTRASTS_SHARE = 0.12
+CONTRASTS_SHARE = 0.2
 """The same for distance, colour and camera together."""
 CONTRAST_SIGMA = 0.9
 """The least of those batches: with less noise the clip shows what the caption says."""
