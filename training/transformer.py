@@ -230,7 +230,7 @@ def train(
     if further:
         model.load_state_dict(SanaVideoTransformer3DModel.from_pretrained(MODEL / name).state_dict())
     if not checkpoint(name).exists():
-        share = min(1.0, minutes / FULLY_TAUGHT_MINUTES)
+        share = max(0.02, min(1.0, minutes / FULLY_TAUGHT_MINUTES))
         teach(model, draw_lessons(round(share * MOST_LESSONS)), round(share * MOST_TEACHING))
     use_quick_attention(model)
     use_quick_feed_forward(model)
