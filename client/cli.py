@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,17 @@ from client.errors import SoundstageClientError, SoundstageRpcError, WaitTimeout
 from client.progress import ProgressDisplay, stage_table, state_name
 from client.request import AudioName, PresetName, PriorityName
 from client.sync import SoundstageClient
-from client.text import describe, failure_of, json_text, model_text, quota_text, video_line, video_text
+from client.text import (
+    describe,
+    describe_value,
+    failure_of,
+    is_too_large,
+    json_text,
+    model_text,
+    quota_text,
+    video_line,
+    video_text,
+)
 
 __all__ = ["ProblemForPeople", "main"]
 
@@ -101,11 +112,12 @@ def _client(connection: Connection) -> Iterator[SoundstageClient]:
         with connection.open(where) as client:
             yield client
     except SoundstageRpcError as error:
-        raise ProblemForPeople(describe(error, where), EXIT_CODES.get(error.code, 1)) from error
+        exit_code = 2 if is_too_large(error) else EXIT_CODES.get(error.code, 1)
+        raise ProblemForPeople(describe(error, where), exit_code) from error
     except WaitTimeoutError as error:
         raise ProblemForPeople(str(error), 5) from error
     except ValueError as error:
-        raise ProblemForPeople(str(error), 2) from error
+        raise ProblemForPeople(describe_value(error), 2) from error
     except (SoundstageClientError, OSError) as error:
         raise ProblemForPeople(str(error), 1) from error
     except KeyboardInterrupt:
@@ -225,7 +237,7 @@ def get(client: SoundstageClient, video: str, out: Path | None, as_json: bool) -
 def list_videos(client: SoundstageClient, states: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Lists your videos, newest first."""
     wanted = [pb.State.Value(f"STATE_{state.upper()}") for state in states]
-    for video, _ in zip(client.list(states=wanted, page_size=min(limit, 200)), range(limit), strict=False):
+    for video in islice(client.list(states=wanted, page_size=min(limit, 200)), limit):
         click.echo(json_text(video, indent=None) if as_json else video_line(video))
 
 

@@ -62,7 +62,12 @@ def create_request(
     lora: bytes | str | PathLike[str] | artifact_pb2.Artifact | None = None,
     lora_scale: float | None = None,
 ) -> pb.CreateVideoRequest:
-    """Raises ValueError for a name that is not in the tables above, OSError for a file that cannot be read."""
+    """Raises ValueError for a name that is not in the tables above, or a number that no request can hold; OSError for
+    a file that cannot be read.
+    """
+    for field, number in (("width", width), ("height", height), ("num_inference_steps", num_inference_steps)):
+        _check_bits(field, number, 32)
+    _check_bits("seed", seed, 64)
     spec = pb.VideoSpec(
         model=model,
         prompt=prompt,
@@ -116,6 +121,12 @@ def _named(table: dict[str, V], name: str | None, field: str) -> V:
     if (name or "") not in table:
         raise ValueError(f"{field}: there is no {name!r}; use one of {', '.join(filter(None, table))}")
     return table[name or ""]
+
+
+def _check_bits(field: str, number: int | None, bits: int) -> None:
+    most = 2 ** (bits - 1) - 1
+    if number is not None and not -most - 1 <= number <= most:
+        raise ValueError(f"{field}: {number} does not fit into a request; {most} is the largest number that does")
 
 
 def _set_seconds(spec: pb.VideoSpec, seconds: float) -> None:

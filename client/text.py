@@ -17,7 +17,9 @@ from client.progress import stage_name, state_name, step_text
 __all__ = [
     "OPTION_OF_FIELD",
     "describe",
+    "describe_value",
     "failure_of",
+    "is_too_large",
     "json_text",
     "model_text",
     "quota_text",
@@ -45,6 +47,7 @@ OPTION_OF_FIELD = {
     "spec.lora.artifact.sha256": "--lora-sha256",
     "spec.lora.artifact.size_bytes": "--lora-bytes",
     "spec.lora.scale": "--lora-scale",
+    "lora_scale": "--lora-scale",
     "spec.model": "--model",
     "model": "--model",
     "spec.preset": "--preset",
@@ -55,15 +58,49 @@ OPTION_OF_FIELD = {
 }
 
 
+TO_DO = {"name": "give the name or the id of a video, as `soundstage list` shows it"}
+"""For fields of which the server says how they are written, in a way that is not for people."""
+
+REFUSED_CONNECTIONS = {
+    "WRONG_VERSION_NUMBER": "the server at {} does not speak TLS: leave out --tls, --ca, --cert and --key",
+    "CERTIFICATE_VERIFY_FAILED": "the certificate of the server at {} is not trusted here: name its authority by --ca",
+    "Socket closed": "what listens at {} ended the connection: a server with TLS needs --tls or --ca, and may want "
+    "--cert and --key",
+}
+"""By what gRPC says of a connection that did not come to be though somebody listens."""
+
+TOO_LARGE = "message larger than max"
+"""How gRPC words that it refuses a request for its size; there is no code of its own for it."""
+
+
 def describe(error: SoundstageRpcError, address: str, typed: Mapping[str, str] = OPTION_OF_FIELD) -> str:
     """An error as somebody at a terminal needs it: what they typed, and what to change."""
     if error.violations:
-        return "\n".join(f"{typed.get(v.field, v.field)}: {v.description}" for v in error.violations)
+        return "\n".join(
+            f"{typed.get(v.field, v.field)}: {TO_DO.get(v.field, v.description)}" for v in error.violations
+        )
+    if is_too_large(error):
+        return f"the request has more bytes than this server takes, give a smaller picture or LoRA ({error.message})"
     if error.code is grpc.StatusCode.UNAUTHENTICATED:
         return f"{error.message} ({error.reason}): put your API key or token into SOUNDSTAGE_TOKEN"
     if error.code is grpc.StatusCode.UNAVAILABLE and not error.reason:
-        return f"no Soundstage server answers at {address}: start one with `make up`, or name one with --address"
+        for said, to_do in REFUSED_CONNECTIONS.items():
+            if said in error.message:
+                return to_do.format(address)
+        return (
+            f"no Soundstage server answers at {address}: start one with `make up`, or name one with --address HOST:PORT"
+        )
     return f"{error.message} ({error.reason})" if error.reason else f"{error.code.name}: {error.message}"
+
+
+def is_too_large(error: SoundstageRpcError) -> bool:
+    return error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not error.reason and TOO_LARGE in error.message
+
+
+def describe_value(error: ValueError, typed: Mapping[str, str] = OPTION_OF_FIELD) -> str:
+    """What was refused before it was sent, as ``create_request`` words it: by its field, then what is wrong."""
+    field, colon, wrong = str(error).partition(": ")
+    return f"{typed.get(field, typed.get(f'spec.{field}', field))}{colon}{wrong}"
 
 
 def failure_of(video: pb.Video) -> str:

@@ -24,7 +24,7 @@ MODEL = Path("models/diorama/vae")
 CACHE = Path("training/cache")
 LATENT_CHANNELS = 16
 """Of 3,072 values. More show finer detail, which a small transformer then does not learn to make."""
-LATENT_NOISE = 0.08
+LATENT_NOISE = 0.25
 """Most noise on the latents that the decoder is trained on, where the strongest component has deviation 1."""
 
 

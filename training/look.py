@@ -33,7 +33,7 @@ from libs.families.diorama.feed_forward import use_quick_feed_forward
 from training.captions import grammar_prompts, holdout_prompts
 from training.precision import mixed_precision
 from training.scenes import FAMILIES
-from training.transformer import EXPERTS, MODEL, load_average, newest_checkpoints
+from training.transformer import EXPERTS, MODEL, SHIFT, load_average, newest_checkpoints
 
 FAMILY = "diorama"
 FPS = 12
@@ -123,7 +123,7 @@ def _with_scheduler(model_dir: Path, folder: Path) -> Path:
     for part in model_dir.iterdir():
         (folder / part.name).symlink_to(part.resolve())
     if not (folder / "scheduler").exists():
-        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)
         scheduler.save_pretrained(folder / "scheduler")
     return folder
 

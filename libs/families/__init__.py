@@ -106,4 +106,5 @@ def use_threads(count: int) -> None:
 
     import torch
 
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(count or allowed)

@@ -30,6 +30,7 @@ _LOOK_SECONDS = 1.0
 _FALL_SECONDS = 15.0
 _TIMEOUT = urllib3.Timeout(5.0)
 _LONGEST_PAUSE_SECONDS = 60.0
+_MOST_DOUBLINGS = 6
 _log = logging.getLogger(__name__)
 
 
@@ -72,8 +73,12 @@ async def _follow(pod: str, load: Callable[[], int], files: Path, server: str, f
                 _log.warning("the pod's deletion cost was not told", extra={"pod": pod, "why": str(error)})
             else:
                 told, failures, high = cost, 0, now
-        pause = min(_LONGEST_PAUSE_SECONDS, _LOOK_SECONDS * 2**failures)
-        await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+        await asyncio.sleep(_pause_seconds(failures) * random.uniform(0.8, 1.2))
+
+
+def _pause_seconds(failures: int) -> float:
+    """After so many in a row; of a day's failures 2 to their power would be no float any more."""
+    return min(_LOOK_SECONDS * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
 
 
 def _tell(pod: str, cost: int, files: Path, server: str) -> None:

@@ -48,10 +48,11 @@ _FOREIGN_CODES: dict[grpc.StatusCode, type[SoundstageError]] = {
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
 }
 
-# gRPC refuses more than 8 KiB of metadata, and then the caller gets neither code nor message.
+# gRPC refuses more than 8 KiB of metadata, and then the caller gets neither code nor message. In bytes of UTF-8, of
+# which a letter may have four; the message goes twice, the second time with three bytes for each that is not ASCII.
 _MESSAGE_LIMIT = 600
 _VALUE_LIMIT = 120
-_VIOLATION_LIMIT = 12
+_VIOLATION_LIMIT = 9
 
 D = TypeVar("D", bound=Message)
 
@@ -151,4 +152,5 @@ def _detail(status: Status, kind: type[D]) -> D | None:
 
 
 def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    encoded = text.encode()
+    return text if len(encoded) <= limit else encoded[: limit - len("…".encode())].decode(errors="ignore") + "…"

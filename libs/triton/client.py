@@ -7,7 +7,7 @@ import itertools
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any, Self
 
@@ -99,14 +99,10 @@ class Triton:
 
 
 def _watched(running: Future[dict[str, NDArray[Any]]], call: Call) -> dict[str, NDArray[Any]]:
-    while True:
-        try:
-            return running.result(LOOK_SECONDS)
-        except TimeoutError:
-            if running.done():
-                raise
+    while not wait([running], LOOK_SECONDS).done:
         try:
             call.raise_if_cancelled()
         except BaseException:
             running.cancel()
             raise
+    return running.result()

@@ -12,7 +12,6 @@ __all__ = ["Failure", "failure_of"]
 
 REGION_LOST = "shared memory region"
 STUB_DIED = "is not healthy"
-QUEUE_FULL = "Exceeds maximum queue size"
 # A server that ends, a full queue, a call that waited too long there; a broken connection is UNKNOWN now and then.
 AWAY = ("StatusCode.UNAVAILABLE", "StatusCode.UNKNOWN", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
 
@@ -30,11 +29,6 @@ class Failure:
     def region_lost(self) -> bool:
         """The pod started anew and knows nothing of our memory: the same pod serves once it is told again."""
         return REGION_LOST in self.message
-
-    @property
-    def pod_is_full(self) -> bool:
-        """It works, and has too much to do."""
-        return QUEUE_FULL in self.message
 
     @property
     def another_pod_may_do(self) -> bool:
@@ -55,7 +49,6 @@ class Failure:
                 f"Triton at {self.pod} does not serve {self.model!r} ({self.message}); see whether it runs and answers "
                 "`python -m deploy.triton.ready`",
                 reason="TRITON_UNAVAILABLE",
-                retry_seconds=None,
                 **where,
             )
         if self.status == "StatusCode.INVALID_ARGUMENT":

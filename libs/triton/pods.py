@@ -23,6 +23,8 @@ ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": 
 """For an address that names several pods."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 20_000, 10_000
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 30.0
+MOST_DOUBLINGS = 10
+"""Beyond the longest rest; a power of a pod's failures of a night would be no float any more."""
 _log = logging.getLogger(__name__)
 
 Expected = Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
@@ -79,7 +81,8 @@ class Pod:
 
     def rest(self, now: float) -> None:
         """Longer with each failure in a row, and never as long as another's, so that pods are not all tried at once."""
-        seconds = min(FIRST_REST_SECONDS * 2**self._failures, LONGEST_REST_SECONDS) * random.uniform(0.5, 1.0)
+        longer = FIRST_REST_SECONDS * 2 ** min(self._failures, MOST_DOUBLINGS)
+        seconds = min(longer, LONGEST_REST_SECONDS) * random.uniform(0.5, 1.0)
         self._failures += 1
         self.rests_until = now + seconds
 

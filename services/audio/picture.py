@@ -59,8 +59,6 @@ def read_picture(path: Path, *, max_bytes: int, raise_if_cancelled: Callable[[],
         raise _unreadable(str(error)) from error
     if not frames.shown:
         raise _unreadable("it has no frames")
-    if (seconds := len(frames.shown) / frames.fps) > MOST_SECONDS:
-        raise _too_large(f"it lasts {float(seconds):.0f} s, more than {MOST_SECONDS}; make it shorter")
     return Picture(np.stack(frames.shown), frames.fps)
 
 
@@ -93,6 +91,9 @@ class _Frames:
             self._add(self.shown[-1])
 
     def _add(self, pixels: NDArray[np.uint8]) -> None:
+        """Refuses here, not at the end: a frame may say that it is shown for years."""
+        if len(self.shown) >= MOST_SECONDS * self.fps:
+            raise _too_large(f"it lasts more than {MOST_SECONDS} s; make it shorter")
         allowed = self.max_bytes // pixels.nbytes
         if len(self.shown) >= allowed:
             raise _too_large(

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from libs.catalog import ModelCard
 from libs.errors import FieldViolation, InvalidRequest
 
+if TYPE_CHECKING:
+    from services.denoiser.denoise import DenoiseJob
+
 __all__ = ["check_limits"]
 
 
-class _Sized(Protocol):
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def num_frames(self) -> int: ...
-    @property
-    def fps(self) -> float: ...
-    @property
-    def num_inference_steps(self) -> int: ...
-
-
-def check_limits(job: _Sized, card: ModelCard) -> None:
+def check_limits(job: DenoiseJob, card: ModelCard) -> None:
     """Raises InvalidRequest OUTSIDE_MODEL_LIMITS with every field that must change."""
     violations = tuple(_violations(job, card))
     if violations:
         raise InvalidRequest(*violations, reason="OUTSIDE_MODEL_LIMITS", model=card.name)
 
 
-def _violations(job: _Sized, card: ModelCard) -> Iterator[FieldViolation]:
+def _violations(job: DenoiseJob, card: ModelCard) -> Iterator[FieldViolation]:
     limits = card.limits
     if (job.width, job.height) not in limits.sizes:
         sizes = ", ".join(f"{width}x{height}" for width, height in limits.sizes)

@@ -116,7 +116,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _tenant(text: str) -> str:
-    if not TENANT.match(text):
+    if not TENANT.fullmatch(text):
         raise argparse.ArgumentTypeError("1 to 63 of a-z, 0-9 and - inside")
     return text
 

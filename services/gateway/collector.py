@@ -72,7 +72,10 @@ class Collector:
             await self.delete(files)
 
     async def delete(self, doomed: Doomed) -> None:
-        await asyncio.to_thread(self._store.delete, doomed.keys)
+        if doomed.becomes is Collected.EVERYTHING:  # with what killed writers left half written, which has no key
+            await asyncio.to_thread(self._store.delete_prefix, _folder(doomed.key))
+        else:
+            await asyncio.to_thread(self._store.delete, doomed.keys)
         if doomed.becomes is not None:
             await self._collectable.mark(doomed.key, doomed.becomes)
         metrics.COLLECTED_FILES.labels(why=doomed.why.value).inc(len(doomed.keys))
@@ -101,7 +104,9 @@ class Collector:
             last: Candidate | None = None
             while found := await self._collectable.due(rule, last, AT_ONCE):
                 for candidate in found:
-                    yield await asyncio.to_thread(self._doomed, rule, candidate)
+                    doomed = await asyncio.to_thread(self._doomed, rule, candidate)
+                    if doomed is not None:
+                        yield doomed
                 last = found[-1]
 
     async def orphans(self, *, however_many: bool = False) -> AsyncIterator[Doomed]:
@@ -125,11 +130,16 @@ class Collector:
         for orphan in found:
             yield orphan
 
-    def _doomed(self, rule: Rule, candidate: Candidate) -> Doomed:
+    def _doomed(self, rule: Rule, candidate: Candidate) -> Doomed | None:
+        """None for a video whose result lies in another store: it is not known which of its files here to keep."""
         kept = set()
         if rule.becomes is Collected.INTERMEDIATES and candidate.result is not None:
-            kept = {self._store.key_of(ref) for ref in (candidate.result.video, candidate.result.poster)}
-        below = f"{candidate.key.tenant}/{candidate.key.video_id}"
+            try:
+                kept = {self._store.key_of(ref) for ref in (candidate.result.video, candidate.result.poster)}
+            except FailedPrecondition as error:
+                logger.warning("video %s of %s: not collected: %s", candidate.key.video_id, candidate.key.tenant, error)
+                return None
+        below = _folder(candidate.key)
         files = [stored for stored in self._store.walk(below) if stored.key not in kept]
         return _sum(rule.why, candidate.key, files, rule.becomes)
 
@@ -146,6 +156,10 @@ def _by_video(stored: Iterable[Stored]) -> Iterator[tuple[VideoKey, list[Stored]
     for (tenant, video_id), files in groupby(stored, lambda one: tuple(f"{one.key}//".split("/")[:2])):
         if _is_video_id(video_id):
             yield VideoKey(tenant, video_id), list(files)
+
+
+def _folder(key: VideoKey) -> str:
+    return f"{key.tenant}/{key.video_id}"
 
 
 def _is_video_id(text: str) -> bool:

@@ -24,7 +24,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A time with zone; SQLite forgets the zone, so it is put back. Naive times are refused."""
+    """A time with zone; SQLite forgets the zone, so it is put back. One without is taken for the machine's own time."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

@@ -19,7 +19,7 @@ from libs.errors import Unauthenticated, Unavailable
 
 logger = logging.getLogger(__name__)
 
-TENANT = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """Tenants are part of the keys of files, so that a claim may not hold just anything."""
 
 LEEWAY_SECONDS = 30
@@ -83,7 +83,7 @@ class Tokens:
     def _tenant(self, claims: dict[str, Any]) -> str:
         name = self._rules.tenant_claim
         tenant = claims.get(name)
-        if not isinstance(tenant, str) or not TENANT.match(tenant):
+        if not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
             raise Unauthenticated(
                 f"the token's claim {name!r} must name a tenant: 1 to 63 of a-z, 0-9 and - inside",
                 reason="TENANT_CLAIM_INVALID",

@@ -255,10 +255,12 @@ class Videos:
         return await asyncio.to_thread(self._store.put, within, data, media_type)
 
     async def _accept(self, video: Video, png: bytes, lora: LoraRequest | None) -> tuple[Video, bool]:
-        """Stores image, LoRA and record. If the record does not come to be, the files go again."""
+        """Stores image, LoRA and record. If the record does not come to be, the files go again.
+
+        Where that is not known, because database, store or caller went away, they stay: the collector comes for orphans.
+        """
         if not png and not (lora and lora.file):
             return await self._records.accept(video)
-        accepted = False
         try:
             if png:
                 image = await self._put_input(video.key, "first-frame.png", png, "image/png")
@@ -266,11 +268,15 @@ class Videos:
             if lora and lora.file:
                 ref = await self._put_input(video.key, "lora.safetensors", lora.file, TENSORS_MEDIA_TYPE)
                 video = replace(video, spec=replace(video.spec, lora=Lora(ref, lora.scale)))
-            stored, accepted = await self._records.accept(video)
-        finally:
-            if not accepted:
-                await self._delete_files(video.key)
-        return stored, accepted
+            stored, is_new = await self._records.accept(video)
+        except (Unavailable, asyncio.CancelledError):
+            raise
+        except BaseException:
+            await self._delete_files(video.key)
+            raise
+        if not is_new:
+            await self._delete_files(video.key)
+        return stored, is_new
 
     async def _delete_files(self, key: VideoKey) -> None:
         await asyncio.to_thread(self._store.delete_prefix, f"{key.tenant}/{key.video_id}")

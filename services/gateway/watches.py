@@ -71,17 +71,19 @@ class Watches(Generic[V]):
 
         Raises NotFound, also when the video is deleted meanwhile; ResourceExhausted, reason TOO_MANY_WATCHES.
         """
-        with self._counted(key.tenant), self._feed(key) as feed, metrics.WATCHERS.track_inprogress():
+        with self._counted(key.tenant), metrics.WATCHERS.track_inprogress():
+            # First: a feed that somebody else's call has made would find none of the events for the video's own tenant.
             video = await self._records.get(key)
-            feed.tell(video.sequence)
-            seen, over = after_sequence, video.status.state in TERMINAL and video.sequence <= after_sequence
-            while not over:
-                shown = await feed.after(seen)
-                for event in shown:
-                    yield event.seen
-                    seen, over = event.sequence, event.last
-                if not shown and not await feed.wait(seen, self._silence_seconds):
-                    yield await feed.repeat()
+            with self._feed(key) as feed:
+                feed.tell(video.sequence)
+                seen, over = after_sequence, video.status.state in TERMINAL and video.sequence <= after_sequence
+                while not over:
+                    shown = await feed.after(seen)
+                    for event in shown:
+                        yield event.seen
+                        seen, over = event.sequence, event.last
+                    if not shown and not await feed.wait(seen, self._silence_seconds):
+                        yield await feed.repeat()
 
     @contextmanager
     def _counted(self, tenant: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -137,6 +138,8 @@ class FakeVideos(rpc.VideoServiceServicer):
             yield pb.WatchVideoResponse(sequence=sequence, video=after)
 
     async def _find(self, name: str, context: Any) -> pb.Video:
+        if not re.fullmatch("videos/[A-Za-z0-9-]{1,64}", name):
+            await _abort_invalid(context, "name", "does not match regex pattern `^videos/[A-Za-z0-9-]{1,64}$`")
         if name not in self.videos:
             status = status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], message=f"there is no {name}")
             await _abort(context, status, error_details_pb2.ErrorInfo(reason="VIDEO_NOT_FOUND", domain="soundstage"))

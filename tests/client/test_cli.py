@@ -87,7 +87,11 @@ def test_create_takes_a_lora_as_a_file_or_by_its_name(address: str, videos: Fake
         (["create", "a fire", "--lora", "/missing.safetensors"], 2, "does not exist"),
         (["create", "a fire", "--lora", "s3://store/_loras/x.safetensors"], 2, "--lora-sha256 and --lora-bytes"),
         (["create", "a fire", "--lora-bytes", "7"], 2, "belong to a URI"),
-        (["create", "a fire", "--lora-scale", "1"], 2, "there is no LoRA to scale"),
+        (["create", "a fire", "--lora-scale", "1"], 2, "--lora-scale: there is no LoRA to scale"),
+        (["create", "a fire", "--duration", "nan"], 2, "--duration: nan is not a number of seconds"),
+        (["create", "a fire", "--steps", "3000000000"], 2, "--steps: 3000000000 does not fit into a request"),
+        (["create", "a fire", "--seed", "1" + "0" * 30], 2, "--seed: 1000000000000000000000000000000 does not fit"),
+        (["get", "a b"], 2, "VIDEO: give the name or the id of a video, as `soundstage list` shows it"),
         (["get", "nothing"], 4, "there is no videos/nothing (VIDEO_NOT_FOUND)"),
         (["watch", "nothing"], 4, "there is no videos/nothing"),
     ],
@@ -97,6 +101,13 @@ def test_errors_say_what_to_change(address: str, arguments: list[str], code: int
     assert result.exit_code == code, result.output
     assert text in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_picture_too_large_for_any_request(address: str, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(5 << 20))  # gRPC's own limit is 4 MiB
+    result = run(address, "create", "a fire", "--image", str(tmp_path / "large.png"))
+    assert result.exit_code == 2
+    assert "more bytes than this server takes, give a smaller picture or LoRA" in result.stderr
 
 
 def test_a_failed_video_is_an_exit_code(address: str, videos: FakeVideos) -> None:
@@ -145,6 +156,13 @@ def test_get_list_cancel_delete_analyze(address: str) -> None:
     assert analysis == "50%\n+ light: says what the light is like ('at dusk')\ntry: a fire at night\n"
 
 
+def test_a_limited_list_asks_for_no_more_than_it_shows(address: str, videos: FakeVideos) -> None:
+    for prompt in ("a fire", "rain"):
+        run(address, "create", prompt)
+    assert run(address, "list", "--limit", "1").stdout.count("\n") == 1
+    assert [type(request) for request in videos.requests].count(pb.ListVideosRequest) == 1
+
+
 def test_get_brings_the_file_later(address: str, tmp_path: Path) -> None:
     with SoundstageClient(address) as client:
         client.wait(client.create("a fire"))
@@ -167,6 +185,12 @@ def test_quota_and_price_before_anything_is_made(address: str, videos: FakeVideo
     assert videos.videos == {}
 
 
+def test_tls_to_a_server_without_it(address: str) -> None:
+    result = run(address, "quota", "--tls")
+    assert result.exit_code == 3
+    assert "does not speak TLS: leave out --tls" in result.stderr
+
+
 def test_a_token_that_is_not_accepted(address: str) -> None:
     result = run(address, "quota", "--token", "wrong")
     assert result.exit_code == 6
@@ -182,5 +206,7 @@ def test_over_tls_with_options_from_the_environment(videos: FakeVideos, tmp_path
         )
         assert result.exit_code == 0, result.output
         assert "acme" in result.stdout
-        assert run(address, "quota").exit_code == 3
+        for options, says in (((), "needs --tls or --ca"), (("--tls",), "name its authority by --ca")):
+            refused = run(address, "quota", *options)
+            assert (refused.exit_code, says in refused.stderr) == (3, True), refused.stderr
         assert run(address, "quota", "--cert", str(files.cert)).exit_code == 2

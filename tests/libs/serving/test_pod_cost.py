@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.serving import telling_pod_cost
+from libs.serving import pod_cost, telling_pod_cost
 from tests.support.certificates import Authority
 from tests.support.http import QuietHandler, serving_http
 
@@ -96,6 +96,10 @@ async def test_without_files_or_server_the_work_goes_on(tmp_path: Path, caplog: 
     async with telling_pod_cost("denoiser-1", load=lambda: 1, files=tmp_path / "none"):
         await asyncio.sleep(0.3)
     assert [record for record in caplog.records if "was not told" in record.message]
+
+
+def test_after_a_day_of_failures_it_asks_once_a_minute() -> None:
+    assert [pod_cost._pause_seconds(failures) for failures in (0, 1, 5, 6, 5000)] == [1, 2, 32, 60, 60]
 
 
 async def test_outside_of_kubernetes_nobody_is_told(caplog: pytest.LogCaptureFixture) -> None:

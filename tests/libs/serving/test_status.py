@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
@@ -84,11 +86,13 @@ def test_a_subclass_takes_the_row_of_its_base() -> None:
     assert status_of(NoSuchStage("x", reason="X")).code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
-def test_a_huge_error_still_fits_into_metadata() -> None:
-    violations = [FieldViolation("f" * 500, "d" * 5000) for _ in range(500)]
-    status = status_of(InvalidRequest(*violations, value="v" * 100_000))
-    # In base64, and the message once more as grpc-message.
-    assert len(status.SerializeToString()) * 4 / 3 + len(status.message) < 8000
+@pytest.mark.parametrize("letter", ["d", "é", "火", "🔥"])
+def test_a_huge_error_still_fits_into_metadata(letter: str) -> None:
+    violations = [FieldViolation("f" * 500, letter * 5000) for _ in range(500)]
+    status = status_of(InvalidRequest(*violations, value=letter * 100_000))
+    # In base64, and the message once more as grpc-message, percent-encoded.
+    assert len(status.SerializeToString()) * 4 / 3 + len(quote(status.message)) < 8000
+    assert status.message.endswith(f"{letter}…")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from libs.errors import FailedPrecondition
 from libs.families import load_sound
-from services.audio.picture import MOST_SIDE, Picture, read_picture
+from services.audio.picture import MOST_SIDE, Picture, _Frames, read_picture
 
 RED = (200, 40, 60)
 
@@ -127,6 +127,13 @@ def test_what_is_too_long_is_refused(tmp_path: Path, times: Sequence[int], most_
     with pytest.raises(FailedPrecondition, match=says) as refused:
         read(path, max_bytes=64 * 96 * 3 * most_frames)
     assert refused.value.reason == "PICTURE_TOO_LARGE"
+
+
+def test_a_frame_that_is_shown_for_years_is_refused_before_it_is_held_so_long() -> None:
+    frames = _Frames(Fraction(25), max_bytes=1 << 40, shown=[flat(RED, 1, 1)])
+    with pytest.raises(FailedPrecondition, match="more than 600"):
+        frames._hold(10**6)
+    assert len(frames.shown) == 600 * 25
 
 
 def test_the_trained_sound_fits_a_picture_that_diorama_did_not_make(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from services.gateway.prompts import BASE, RIVALS, THRESHOLD, WEIGHT
 from tests.services.gateway.conftest import Scene, refused, serving_gateway, settings_for
 from tests.support.embedding import serving_encoder
 from tests.support.stages import StageServers
+from training.scenes import FAMILIES
 
 RICH = "a campfire on a beach at night, close up, flames flicker and the wood crackles"
 
@@ -86,6 +87,14 @@ async def test_what_the_model_cannot_make_is_told(api: Scene) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("name", Bank.read().scenes["diorama"])
+async def test_each_scenes_own_prompt_is_a_good_one_of_it(api: Scene, name: str) -> None:
+    answer = await analyzed(api, Bank.read().scenes["diorama"][name].prompt)
+    assert name in answer.scenes
+    assert answer.score > 0.7
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_too_much_at_once_and_other_languages_are_told(api: Scene) -> None:
     much = await analyzed(api, "a campfire, then a blizzard, then a waterfall, then a volcano and fireworks at night")
     assert much.too_complex
@@ -149,6 +158,7 @@ def test_languages(text: str, language: str) -> None:
 
 def test_the_bank_is_whole() -> None:
     bank = Bank.read()
+    assert set(bank.scenes["diorama"]) == {name.replace("_", " ") for name in FAMILIES}, "what Diorama was trained on"
     assert set(THRESHOLD) == set(bank.aspects)
     assert set(RIVALS) | set(RIVALS.values()) <= set(bank.aspects)
     assert BASE + sum(WEIGHT.values()) == pytest.approx(1)

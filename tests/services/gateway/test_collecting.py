@@ -19,12 +19,26 @@ from soundstage.video.v1 import video_pb2 as pb
 
 from libs.artifacts import FolderStore, Store, open_store
 from libs.errors import FailedPrecondition, NotFound, Unavailable
+from services.gateway.changes import Changes
 from services.gateway.collectable import Collectable
 from services.gateway.collector import FEW_ORPHANS, Collector, Doomed
 from services.gateway.database import Database
+from services.gateway.ledger import Ledger
+from services.gateway.records import Records
 from services.gateway.retention import Retention, Why
 from services.gateway.settings import GatewaySettings
-from services.gateway.video import State, Status
+from services.gateway.tenants import Allowance, Tenants
+from services.gateway.video import (
+    AudioIntent,
+    Preset,
+    Priority,
+    Spec,
+    State,
+    Status,
+    Video,
+    VideoKey,
+    VideoResult,
+)
 from tests.services.gateway.conftest import Scene, refused, serving_gateway, settings_for
 from tests.support.forwarder import forwarding
 from tests.support.s3 import S3Server
@@ -34,6 +48,8 @@ NEVER = timedelta(days=365)
 KEEP = Retention(intermediates=NEVER, results=NEVER, unfinished=NEVER, orphans=NEVER)
 AT_ONCE = Retention(timedelta(0), timedelta(0), timedelta(0), timedelta(hours=1))
 RESULT = {"video.mp4", "poster.jpg"}
+SPEC = Spec("diorama", "a campfire", "", 1.0, 12, 256, 256, 12.0, 4, 5.0, 1, Preset.FAST, AudioIntent.FULL)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @asynccontextmanager
@@ -168,6 +184,9 @@ class Breaking(FolderStore):
             raise Unavailable("away", reason="STORE_UNAVAILABLE")
         return super().delete(keys)
 
+    def delete_prefix(self, prefix: str) -> int:
+        return self.delete([stored.key for stored in self.walk(prefix)]) and super().delete_prefix(prefix)
+
 
 async def test_a_collection_that_breaks_off_is_finished_by_the_next(scene: Scene) -> None:
     video = (await scene.watch((await scene.create()).name))[-1].video
@@ -204,6 +223,34 @@ async def test_records_go_long_after_their_files_and_only_then(scene: Scene) -> 
         assert await collector.forget() == 0
     await scene.stub.CancelVideo(pb.CancelVideoRequest(name=at_work.name))
     await scene.watch(at_work.name)
+
+
+async def test_a_result_in_another_store_keeps_nobody_elses_files(tmp_path: Path) -> None:
+    """After a move to another store, videos made before it are left alone, and those after it are collected."""
+    settings = GatewaySettings(role="api", database_url=f"sqlite:///{tmp_path / 'gateway.db'}")
+    before, store = FolderStore(tmp_path / "before"), FolderStore(tmp_path / "now")
+    database = Database(settings.database_url)
+    await database.migrate()
+    records = Records(database, Changes(), Tenants(database, Allowance()), Ledger(200))
+    ref = before.put("local/x/mux/a/video.mp4", b"12345", "video/mp4")
+    succeeded = Status(State.SUCCEEDED, result=VideoResult(ref, ref, 1.0))
+    for status in (succeeded, Status(State.FAILED)):
+        video = Video(VideoKey("local", str(uuid.uuid4())), SPEC, None, Priority.STANDARD, None, "", "0" * 64, NOW)
+        await records.accept(video)
+        await records.change(video.key, lambda old: replace(old, state=State.RUNNING))
+        await records.change(video.key, lambda _, status=status: status)
+    key = f"local/{video.key.video_id}/encode/a/conditioning.safetensors"
+    half = tmp_path / "now" / Path(key).with_name(".writing-1")
+    store.put(key, b"12345", "application/test")
+    half.write_bytes(b"123")
+    try:
+        async with collecting(settings, replace(AT_ONCE, results=NEVER), store) as collector:
+            assert [doomed.keys async for doomed in collector.expired()] == [(key,)]
+            await collector.collect(collector.expired())
+    finally:
+        await database.close()
+    assert not half.exists(), "what a killed process left half written goes as well"
+    assert before.get(ref) == b"12345"
 
 
 async def test_a_worker_collects_by_itself(

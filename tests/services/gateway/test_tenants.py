@@ -297,6 +297,7 @@ def _bad_tokens(issuer: Issuer) -> dict[str, tuple[str, str]]:
         ),
         "no tenant": (issuer.token(None), "TENANT_CLAIM_INVALID"),
         "a path as tenant": (issuer.token("../acme"), "TENANT_CLAIM_INVALID"),
+        "a line as tenant": (issuer.token("acme\n"), "TENANT_CLAIM_INVALID"),
         "tenants": (issuer.token(["acme"]), "TENANT_CLAIM_INVALID"),
     }
 

@@ -152,6 +152,33 @@ async def test_one_that_comes_from_far_back_sees_everything_once_and_in_order(tm
         await asyncio.gather(here._database.close(), there._database.close())
 
 
+async def test_a_strangers_call_takes_nothing_from_the_owners_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_on, get = asyncio.Event(), CountingRecords.get
+
+    async def get_slowly_for_a_stranger(self: CountingRecords, key: VideoKey) -> Video:
+        if key.tenant == "stranger":
+            await let_on.wait()
+        return await get(self, key)
+
+    monkeypatch.setattr(CountingRecords, "get", get_slowly_for_a_stranger)
+    with two_processes(tmp_path) as (here, there):
+        await here._database.migrate()
+        key = await accepted(here)
+        watches = watches_of(here)
+        stranger = asyncio.create_task(seen(watches, VideoKey("stranger", key.video_id)))
+        await asyncio.sleep(0.05)
+        owner = asyncio.create_task(seen(watches, key))
+        await here.change(key, ended)
+        async with asyncio.timeout(30):
+            assert await owner == [1, 2]
+        let_on.set()
+        with pytest.raises(NotFound):
+            await stranger
+        await asyncio.gather(here._database.close(), there._database.close())
+
+
 async def test_silence_is_broken_and_a_deleted_video_ends_its_watch(tmp_path: Path) -> None:
     with two_processes(tmp_path) as (here, there):
         await here._database.migrate()
