@@ -66,7 +66,7 @@ lint: $(READY) ## Check style and format
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "repair it with: make fmt"; exit 1; }
 
 types: $(READY) ## Check types
-	@$(BIN)/mypy libs services client deploy/doctor deploy/local deploy/models deploy/triton || { echo "see it again with: make types"; exit 1; }
+	@$(BIN)/mypy libs services client training bench deploy/doctor deploy/local deploy/models deploy/triton || { echo "see it again with: make types"; exit 1; }
 
 imports: $(READY) ## Check who may import whom
 	@$(BIN)/lint-imports --no-cache || { echo "the rules are in pyproject.toml, importlinter; see it again with: make imports"; exit 1; }

@@ -100,7 +100,9 @@ def measure(options: Options, num_frames: int, address: str | None) -> Rendering
         shape = (1, CHANNELS, 1 + (num_frames + 2) // 4, SIDE, SIDE)
         noise = np.random.default_rng(options.seed).standard_normal(shape).astype(np.float32)
         latents = put_tensors(store, "bench/v/denoise/a/latents.safetensors", {"latents": noise})
-        job = RenderJob(AttemptPrefix("bench", "v", "render", "a"), FAMILY, latents, num_frames, Fraction(FPS))
+        job = RenderJob(
+            AttemptPrefix("bench", "v", "render", "a"), FAMILY, latents, num_frames, Fraction(FPS), priority=2
+        )
         began, stage = time.perf_counter(), TimedStage()
         with _watched_children() as peaks:
             renderer.render(job, stage)

@@ -14,9 +14,9 @@ class Options:
     frames: int = 61
     """Of each clip of `scenes`; 1 + 4 k."""
     prompts: int = 42
-    """Grammar prompts of `scenes`; they take the families in turn."""
-    holdout: int = 20
-    """Of the prompts outside the grammar, how many to take in `scenes`."""
+    """Grammar prompts of `scenes`; they take the families in turn: two of each."""
+    holdout: int = 32
+    """Of the prompts outside the grammar, how many to take in `scenes`: all, as they stand family by family."""
     rounds: int = 3
     duration: float | None = None
     """Seconds, of the video of `stages`."""

@@ -72,10 +72,12 @@ def run(options: Options) -> Results:
 
 def read(path: Path = FILE) -> list[Graded]:
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return [
-        Graded(**{**row, "grade": float(row["grade"]), "aspects": frozenset(row["aspects"].split(",")) - {""}})
-        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    ]
+    return [_graded(row) for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def _graded(row: dict[str, str]) -> Graded:
+    aspects = frozenset(row.pop("aspects").split(",")) - {""}
+    return Graded(grade=float(row.pop("grade")), aspects=aspects, **row)
 
 
 async def judge(prompts: Sequence[Graded]) -> list[Judged]:

@@ -18,7 +18,7 @@ from PIL import Image
 from bench import scene_classes, sound_classes
 from bench.options import Options
 from bench.results import Figure, Results
-from libs.families import load_sound, use_threads
+from libs.families import JointSound, load_sound, use_threads
 from training.captions import grammar_prompts, holdout_prompts
 from training.look import FAMILY, FPS, Sampler, Sampling, Tile, contact_sheet, shown
 from training.transformer import newest_checkpoints
@@ -91,6 +91,7 @@ def generate(
     """(prompt, frames (T, 256, 256, 3), sound (2, N)); the n-th clip takes seed + n."""
     sampler = Sampler(newest_checkpoints() if options.trained else {}, options.models / FAMILY)
     sound = load_sound(options.models / FAMILY, FAMILY)
+    assert not isinstance(sound, JointSound), "Diorama's sound is made from its pictures"
     encoded = sampler.encode([prompt.text for prompt in prompts])
     for index, (prompt, conditioning) in enumerate(zip(prompts, encoded, strict=True)):
         clip = sampler.sample(conditioning, sampling, options.seed + index)

@@ -58,11 +58,9 @@ def fit(
             rows.append(moving[torch.randperm(len(moving))[:patches_per_clip]])
             rows.append(still[torch.randperm(len(still))[: patches_per_clip // 7]])
         print(f"fit: {family}", flush=True)
-    patches = torch.cat(rows).double()
-    mean = patches.mean(dim=0)
-    values, vectors = _principal(patches - mean)
+    mean, values, vectors, total = _principal(rows)
     deviation = values.sqrt()
-    kept = float(values.sum() / patches.var(dim=0).sum())
+    kept = float(values.sum() / total)
     print(f"fit: {LATENT_CHANNELS} of {len(mean)} components keep {kept:.2%} of the variance")
     autoencoder = AutoencoderDiorama(latent_channels=LATENT_CHANNELS)
     autoencoder.mean.copy_(mean)
@@ -71,13 +69,27 @@ def fit(
     return autoencoder
 
 
-def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances (C,), largest first, and directions (values, C) of rows around their mean."""
-    if len(centred) < centred.shape[1]:
-        _, singular, rows = torch.linalg.svd(centred, full_matrices=False)
-        return singular[:LATENT_CHANNELS].square() / (len(centred) - 1), rows[:LATENT_CHANNELS].T
-    values, vectors = torch.linalg.eigh(torch.cov(centred.T))
-    return values.flip(0)[:LATENT_CHANNELS], vectors.flip(1)[:, :LATENT_CHANNELS]
+def _principal(rows: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of all rows together: mean (values,), variances (C,), largest first, their directions (values, C), and the sum
+    of all variances. In double precision, which only some rows at a time are put into: all take gigabytes as they are.
+    """
+    count, values = sum(len(part) for part in rows), rows[0].shape[1]
+    mean = torch.stack([part.sum(dim=0, dtype=torch.float64) for part in rows]).sum(dim=0) / count
+    if count < values:
+        _, singular, directions = torch.linalg.svd(torch.cat(rows) - mean, full_matrices=False)
+        variances = singular.square() / (count - 1)
+        return mean, variances[:LATENT_CHANNELS], directions[:LATENT_CHANNELS].T, variances.sum()
+    covariance = torch.zeros(values, values, dtype=torch.float64)
+    for part in rows:
+        centred = part - mean
+        covariance.addmm_(centred.T, centred, alpha=1 / (count - 1))
+    variances, directions = torch.linalg.eigh(covariance)
+    return (
+        mean,
+        variances.flip(0)[:LATENT_CHANNELS],
+        directions.flip(1)[:, :LATENT_CHANNELS],
+        covariance.trace(),
+    )
 
 
 def train(
@@ -171,7 +183,9 @@ def _crops_cache(path: Path, num_clips: int, size: int) -> np.ndarray:
             for i in range(num_clips)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.stack(clips))
+        partial = path.with_suffix(".tmp.npy")
+        np.save(partial, np.stack(clips))
+        partial.replace(path)
     return np.load(path, mmap_mode="r")
 
 
@@ -187,12 +201,13 @@ def _random_crops(clips: np.ndarray, rng: np.random.Generator, batch: int, crop:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["fit", "train"])
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--minutes", type=float, default=15.0, help="of train")
+    parser.add_argument("--clips", type=int, help="of each family for fit (default 10), of all for train (default 280)")
     arguments = parser.parse_args()
     if arguments.part == "fit":
-        fit().to(torch.float16).save_pretrained(MODEL)
+        fit(arguments.clips or 10).to(torch.float16).save_pretrained(MODEL)
     else:
-        train(arguments.minutes)
+        train(arguments.minutes, arguments.clips or 280)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import SanaVideoTransformer3DModel
+from diffusers.models.transformers.transformer_sana_video import SanaVideoTransformer3DModel
 from torch import Tensor, nn
 
 from training.mentions import ATTRIBUTES, mentions, said, values_of

@@ -65,7 +65,10 @@ def render_clip(index: int, autoencoder: AutoencoderDiorama, folder: Path = CLIP
 def _work(first: int, step: int, count: int) -> None:
     torch.set_num_threads(1)
     autoencoder = AutoencoderDiorama.from_pretrained(MODEL, low_cpu_mem_usage=False)
+    parent = multiprocessing.parent_process()
     for index in range(first, count, step):
+        if parent is not None and not parent.is_alive():
+            return  # killed, and the same clips may be begun anew by another
         render_clip(index, autoencoder)
         if index % 100 == 0:
             print(f"rendered {index} of {count}", flush=True)

@@ -80,7 +80,9 @@ def prepare(path: Path, text: TextMean) -> Example:
             said = [caption(one, rng) for one in (spec, mirrored(spec)) for _ in range(CAPTIONS)]
             vectors = text(said).astype(np.float16)
             PREPARED.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, envelope=envelope, text=vectors[:CAPTIONS], mirrored_text=vectors[CAPTIONS:])
+            partial = kept.with_suffix(".tmp.npz")
+            np.savez(partial, envelope=envelope, text=vectors[:CAPTIONS], mirrored_text=vectors[CAPTIONS:])
+            partial.replace(kept)
     with np.load(kept) as rest:
         return Example(spec, frames, rest["envelope"], rest["text"], rest["mirrored_text"])
 

@@ -54,7 +54,9 @@ def embed_captions(captions: set[str], batch: int = 96) -> dict[str, np.ndarray]
         texts = list(known)
         CACHE.parent.mkdir(parents=True, exist_ok=True)
         lengths = np.array([len(known[text]) for text in texts])
-        np.savez(CACHE, texts=np.array(texts), lengths=lengths, rows=np.concatenate([known[text] for text in texts]))
+        partial = CACHE.with_suffix(".tmp.npz")
+        np.savez(partial, texts=np.array(texts), lengths=lengths, rows=np.concatenate([known[text] for text in texts]))
+        partial.replace(CACHE)
     return known
 
 

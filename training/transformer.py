@@ -24,7 +24,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
+from diffusers.models.transformers.transformer_sana_video import SanaVideoTransformer3DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from libs.families.diorama.attention import use_quick_attention
@@ -36,7 +37,9 @@ from training.batches import Batch, Contrasts, draw_batch, draw_length
 from training.clips import load_clips
 from training.muon import Muon
 from training.precision import mixed_precision
-from training.reading import teach
+from training.reading import CAPTIONS as MOST_LESSONS
+from training.reading import STEPS as MOST_TEACHING
+from training.reading import draw_lessons, teach
 from training.render import CLIPS
 
 MODEL = Path("models/diorama")
@@ -56,6 +59,8 @@ RATES = (2.5, 1.0)
 """Learning rates of Muon and of AdamW, as multiples of the given one."""
 HIDDEN_SIDE = 16
 """Muon takes matrices with at least so many rows and columns: not the depthwise kernels, not the modulation tables."""
+FULLY_TAUGHT_MINUTES = 10.0
+"""A shorter training, which is to see whether all works, gets as much less of the teaching that comes before it."""
 SHIFT = 3.0
 """Of the timesteps in use, towards noise (Esser et al. 2024): what stands where is decided at sigma 0.8 and above, and
 of 25 evenly spaced ones only six lie there, of these eleven."""
@@ -226,7 +231,8 @@ def train(
     if further:
         model.load_state_dict(SanaVideoTransformer3DModel.from_pretrained(MODEL / name).state_dict())
     if not checkpoint(name).exists():
-        teach(model)
+        share = max(0.02, min(1.0, minutes / FULLY_TAUGHT_MINUTES))
+        teach(model, draw_lessons(round(share * MOST_LESSONS)), round(share * MOST_TEACHING))
     use_quick_attention(model)
     use_quick_feed_forward(model)
     average.load_state_dict(model.state_dict())
@@ -273,7 +279,7 @@ def train(
 def export() -> None:
     """Writes the averages of the newest checkpoints into the model folder; an expert without one stays as it is."""
     for name in newest_checkpoints():
-        load_average(name).to(torch.bfloat16).save_pretrained(MODEL / name)
+        load_average(name).bfloat16().save_pretrained(MODEL / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT).save_pretrained(MODEL / "scheduler")
     (MODEL / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
 

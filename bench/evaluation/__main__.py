@@ -24,8 +24,9 @@ from bench.evaluation.page import write_page
 from bench.evaluation.picture import Probes
 from bench.results import Results, show, write
 from libs.families import use_threads
-from training.look import MODEL, Sampler, Sampling
-from training.transformer import newest_checkpoints
+from training.look import Sampler, Sampling
+from training.scenes import FAMILIES
+from training.transformer import MODEL, newest_checkpoints
 
 SEED = 7
 
@@ -37,7 +38,7 @@ def main() -> None:
     sampling = Sampling(arguments.frames, arguments.steps, arguments.guidance)
     asked = inside(arguments.rounds)
     made = make([*asked, *outside(arguments.outside)], sampler, sampling, SEED)
-    first = kept(asked[:: max(1, len(asked) // 14)], sampler, sampling, SEED)
+    first = kept(asked[: len(FAMILIES)], sampler, sampling, SEED)  # prompts take the families in turn: one of each
     synchrony = hearing.synchrony(arguments.sounds, 61)
     space = hearing.space(arguments.sounds, 61)
     layered = layers(arguments.sounds // 2, 61)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from bench.evaluation.asked import Asked
 from libs.families import load_sound
-from training.look import FAMILY, FPS, MODEL, Sampler, Sampling
+from training.look import FAMILY, FPS, Sampler, Sampling
 from training.scenes import render
 from training.scenes.base import Event, SceneSpec
+from training.transformer import MODEL
 
 __all__ = ["Made", "Shown", "heard", "make", "rendered", "small"]
 

@@ -103,7 +103,7 @@ def space(clips: int, frames: int) -> Space:
         balances.append(balance(_heard(spec, frames, rng)))
     for family in _turns([name for name in FAMILIES if "distance" in FAMILIES[name].VARIES], clips):
         spec = _varying(rng, family, "distance")
-        near, far = (level(_heard(replace(spec, distance=where), frames, rng)) for where in ("near", "far"))  # type: ignore[arg-type]
+        near, far = (level(_heard(replace(spec, distance=where), frames, rng)) for where in ("near", "far"))
         differences.append(near - far)
     return Space(len(places), float(np.corrcoef(places, balances)[0, 1]), float(np.median(differences)))
 

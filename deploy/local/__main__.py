@@ -12,6 +12,7 @@ from typing import get_args
 
 import click
 from rich.console import Console
+from typing_extensions import override
 
 from client import SoundstageRpcError
 from client.errors import SoundstageClientError
@@ -26,6 +27,7 @@ from deploy.local.video import Order, VideoFailedError, make_video, stop_stale_r
 __all__ = ["main"]
 
 NOT_UP = 3
+VARIABLE_PREFIX = "SOUNDSTAGE_VIDEO_"
 # What a person typed after `make video`, for the field that the server names.
 VARIABLE_OF_FIELD = {
     "spec.prompt": "PROMPT",
@@ -36,6 +38,14 @@ VARIABLE_OF_FIELD = {
     "spec.num_inference_steps": "STEPS",
     "spec.preset": "PRESET",
 }
+
+
+class MakeOption(click.Option):
+    """One that `make video` has a variable for: complaints name both, as either may have been typed."""
+
+    @override
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        return f"{super().get_error_hint(ctx)} (in make video: {str(self.envvar).removeprefix(VARIABLE_PREFIX)})"
 
 
 @click.group()
@@ -91,14 +101,23 @@ def status(state: State) -> None:
 
 
 @main.command()
-@click.option("--prompt", envvar="SOUNDSTAGE_VIDEO_PROMPT", default="", help="What to show and let hear.")
-@click.option("--out", envvar="SOUNDSTAGE_VIDEO_OUT", default="video.mp4", type=click.Path(path_type=Path))
-@click.option("--negative", envvar="SOUNDSTAGE_VIDEO_NEGATIVE", default="")
-@click.option("--image", envvar="SOUNDSTAGE_VIDEO_IMAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--duration", envvar="SOUNDSTAGE_VIDEO_DURATION", type=float)
-@click.option("--seed", envvar="SOUNDSTAGE_VIDEO_SEED", type=int)
-@click.option("--steps", envvar="SOUNDSTAGE_VIDEO_STEPS", type=int)
-@click.option("--preset", envvar="SOUNDSTAGE_VIDEO_PRESET", type=click.Choice(get_args(PresetName)))
+@click.option(
+    "--prompt", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_PROMPT", default="", help="What to show and let hear."
+)
+@click.option(
+    "--out", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_OUT", default="video.mp4", type=click.Path(path_type=Path)
+)
+@click.option("--negative", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_NEGATIVE", default="")
+@click.option(
+    "--image",
+    cls=MakeOption,
+    envvar="SOUNDSTAGE_VIDEO_IMAGE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option("--duration", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_DURATION", type=float)
+@click.option("--seed", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_SEED", type=int)
+@click.option("--steps", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_STEPS", type=int)
+@click.option("--preset", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_PRESET", type=click.Choice(get_args(PresetName)))
 @click.option("--token", envvar="SOUNDSTAGE_TOKEN", default="", help="API key or JWT, for a stack that asks who calls.")
 @click.option("--triton", is_flag=True, help="Start a tritonserver too; the networks run there.")
 @click.pass_obj

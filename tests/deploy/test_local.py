@@ -251,6 +251,15 @@ def test_a_video_shows_its_token(tmp_path: Path) -> None:
     assert "shown: Bearer key-1" in answer.output
 
 
+def test_what_is_wrong_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    words, missing = ["--state", str(tmp_path), "video", "--prompt", "a campfire"], str(tmp_path / "missing.png")
+    for given, typed in ((["--image", missing], {}), ([], {"SOUNDSTAGE_VIDEO_IMAGE": missing})):
+        answer = CliRunner().invoke(main, [*words, *given], env=typed)
+        assert answer.exit_code == 2
+        assert "'--image' (in make video: IMAGE)" in answer.output
+        assert "does not exist" in answer.output
+
+
 def test_a_service_that_ends_takes_the_start_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [planned_server("encoder"), planned_server("gateway", "raise SystemExit('no models/diorama here')")]
     begun: list[Process] = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ from libs.families.diorama.positions import POSITION_CHANNELS
 from training import __main__ as command
 from training import autoencoder, batches, reading, render, text, transformer
 from training import clips as reader
+from training.scenes import FAMILIES, sample_spec
 from training.scenes import render as render_scene
-from training.scenes import sample_spec
 
 SIZE = 64
 CHANNELS = transformer.CHANNELS
@@ -126,7 +128,8 @@ def workplace(fitted: AutoencoderDiorama, clips: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(transformer, "CACHE", tmp_path)
     monkeypatch.setattr(transformer, "MODEL", tmp_path / "model")
     monkeypatch.setattr(transformer, "build", lambda _: tiny())
-    monkeypatch.setattr(transformer, "teach", lambda model: reading.teach(model, lessons, steps=6))
+    monkeypatch.setattr(transformer, "teach", lambda model, *_: reading.teach(model, lessons, steps=6))
+    monkeypatch.setattr(transformer, "draw_lessons", lambda _: lessons)
     monkeypatch.setattr(reader, "embed_captions", noise_for)
     fitted.save_pretrained(tmp_path / "model" / "vae")
     lessons = reading.draw_lessons(80, noise_for)
@@ -232,13 +235,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Commands that would have been run, without Python; one that trains the sound fails as often as it is told to."""
     commands: list[tuple[str, ...]] = []
 
-    def run(arguments: tuple[str, ...], *, env: dict[str, str], check: bool) -> SimpleNamespace:
-        assert env["MALLOC_MMAP_MAX_"] == "0"
+    def call(arguments: tuple[str, ...]) -> int:
         commands.append(arguments[3:])
         failed = arguments[3] == "training.sound" and [c[0] for c in commands].count("training.sound") == 1
-        return SimpleNamespace(returncode=3 if failed else 0)
+        return 3 if failed else 0
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(command, "call", call)
     return commands
 
 
@@ -287,8 +289,36 @@ def test_hours_are_shared_out_and_a_stage_can_have_its_own(
     assert "sound --minutes 9.0" in said
     assert ran == []
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(SystemExit):
-        command.main(["--hours", "0"])
+    for refused in (["--hours", "0"], ["--clips", str(len(FAMILIES))]):
+        with pytest.raises(SystemExit):
+            command.main(refused)
+
+
+def test_few_clips_make_every_stage_small(ran: list[tuple[str, ...]], tmp_path: Path) -> None:
+    command.run(replace(plan(), clips=63), command.Done(tmp_path))
+    amounts = [part[part.index("--clips") + 1] for part in ran if "--clips" in part]
+    assert amounts == ["3", "63", "63", "63"], "of each family to fit, to render, for the decoder, for the sound"
+    full = [part for stage in command.stages(replace(plan(), clips=2400)) for part in stage.command]
+    assert [full[k + 1] for k, part in enumerate(full) if part == "--clips"] == ["10", "2400", "280", "2400"]
+
+
+def test_a_training_that_is_stopped_takes_its_stage_along_and_lets_no_second_one_begin(tmp_path: Path) -> None:
+    """The real command, in an empty folder; its first stage takes longer than this test."""
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    given: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True, "stderr": subprocess.STDOUT}
+    arguments = (sys.executable, "-m", "training", "--clips", "2400")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, **given) as training:
+        assert training.stdout is not None
+        try:
+            assert "autoencoder fit" in training.stdout.readline()
+            second = subprocess.run(arguments, stdout=subprocess.PIPE, check=False, **given)
+            assert second.returncode == 1
+            assert "another training is at work" in second.stdout
+        finally:
+            training.terminate()
+        assert training.wait(60) == 130
+    with command.alone(tmp_path / "training/cache"):
+        """Free again: the stage held this lock too, and has ended."""
 
 
 def test_what_stands_before_its_rows_counts_more() -> None:

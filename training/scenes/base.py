@@ -8,7 +8,7 @@ that moment. Every scene draws all of its randomness from ``canvas.rng``: same s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,11 @@ from scipy import ndimage, signal
 SAMPLE_RATE = 48_000
 """Sound is stereo at 48 kHz everywhere."""
 
-Field = NDArray[np.float32]
-"""A picture quantity; shapes are given where it is made."""
+Field = NDArray[np.floating[Any]]
+"""A picture quantity; shapes are given where it is made. Whole clips are of single precision, what they are computed
+from is often of double."""
+Value = float | np.floating[Any]
+"""One number of such."""
 
 TimeOfDay = Literal["day", "sunset", "night"]
 Distance = Literal["near", "far"]
@@ -116,8 +119,11 @@ class Scene(Protocol):
     FAMILY: str
     VARIES: frozenset[str]
     """Names of the SceneSpec attributes that change picture or sound."""
-    SUBJECTS: tuple[str, ...]
-    """Noun phrases that name the scene, for the caption grammar, e.g. "a campfire"."""
+
+    @property  # to be read only, as each module's tuple has a length of its own
+    def SUBJECTS(self) -> tuple[str, ...]:  # noqa: N802  # a module's constant
+        """Noun phrases that name the scene, for the caption grammar, e.g. "a campfire"."""
+
     # A family whose VARIES has "colour" also says COLOURS: the words of the colours that it comes in.
 
     def render(self, spec: SceneSpec, canvas: Canvas) -> Clip: ...
@@ -139,7 +145,7 @@ def fractal(rng: np.random.Generator, size: int, slope: float = 1.8, lowest: int
     return ((texture - texture.mean()) / texture.std()).astype(np.float32)
 
 
-def sample(texture: Field, x: Field, y: Field) -> Field:
+def sample(texture: Field, x: Field | Value, y: Field | Value) -> Field:
     """Reads a tileable texture at fractional tile coordinates (1.0 is one tile), bilinear; x and y broadcast."""
     x, y = np.broadcast_arrays(x, y)
     height, width = texture.shape
@@ -181,8 +187,9 @@ def sky(canvas: Canvas, time_of_day: TimeOfDay, horizon: float = 1.0) -> Field:
     return np.broadcast_to(ramp(y / horizon, (0.0, zenith), (1.0, low)), (canvas.size, canvas.size, 3)).copy()
 
 
-def over(background: Field, colour: Field, alpha: Field) -> Field:
-    """Lays ``colour`` over ``background`` with ``alpha`` in [0, 1] (no colour axis). Shapes broadcast."""
+def over(background: Field, colour: Field, alpha: Field | NDArray[np.bool_]) -> Field:
+    """Lays ``colour`` over ``background`` with ``alpha`` in [0, 1], or where it is true (no colour axis). Shapes
+    broadcast."""
     return background + (colour - background) * alpha[..., None]
 
 

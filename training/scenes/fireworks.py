@@ -7,8 +7,10 @@ a whoosh, the burst a boom with a crackle of its dying sparks; far away they are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.scenes.base import (
     DISTANCE_GAIN,
@@ -132,7 +134,9 @@ def _sparks(canvas: Canvas, shells: list[Shell]) -> Field:
     return light
 
 
-def _add_sparks(canvas: Canvas, light: Field, shell: Shell, frame: Field, x: Field, y: Field, fade: Field) -> None:
+def _add_sparks(
+    canvas: Canvas, light: Field, shell: Shell, frame: NDArray[np.integer[Any]], x: Field, y: Field, fade: Field
+) -> None:
     """Adds one shell's sparks to ``light`` in place, only in the frames it lives in."""
     first, last = max(shell.frame, 0), min(shell.frame + SPARK_FRAMES, canvas.num_frames)
     keep = (frame >= first) & (frame < last)

@@ -173,7 +173,7 @@ def _sound(spec: SceneSpec, canvas: Canvas, eruptions: list[int], activity: Fiel
     """Rumble that follows the activity, a boom and a hiss at each eruption, (2, N)."""
     rng, count = canvas.rng, canvas.num_samples
     follow = canvas.frame_envelope(activity)
-    mono = (
+    mono: Field = (
         0.085 * noise_band(rng, count, 28, 160, tilt=-2) * follow
         + 0.016 * noise_band(rng, count, 300, 3500, tilt=-3) * follow
     )

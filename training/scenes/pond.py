@@ -65,7 +65,7 @@ def render(spec: SceneSpec, canvas: Canvas) -> Clip:
     drops = _drops(spec, canvas)
     surface = _surface(canvas)
     slope = _slope(spec, canvas, drops)
-    frames = surface[None] + (np.maximum(slope, 0) * 0.55)[..., None] * np.array([0.75, 0.95, 0.9], np.float32)
+    frames: Field = surface[None] + (np.maximum(slope, 0) * 0.55)[..., None] * np.array([0.75, 0.95, 0.9], np.float32)
     frames *= 1 - 0.75 * np.clip(-slope, 0, 1)[..., None]
     for pad in range(int(canvas.rng.integers(4, 8))):
         frames = _lay_pad(spec, canvas, frames, slope, flower=pad == 0 and bool(canvas.rng.random() < 0.6))
@@ -98,7 +98,7 @@ def _surface(canvas: Canvas) -> Field:
     return ((near + (far - near) * depth) * mottled[..., None]).astype(np.float32)
 
 
-def _perspective(y: Field | float) -> Field | float:
+def _perspective(y: float) -> float:
     """Size of things by their height in the picture: the lower, the nearer."""
     return 0.55 + 0.65 * y
 
@@ -123,7 +123,9 @@ def _add_ring(spec: SceneSpec, canvas: Canvas, slope: Field, drop: Drop, age: fl
     away = np.hypot(x[:, left:right] - drop.x, (y[top:bottom] - drop.y) / SQUASH)
     behind = (away - front) / length
     packet = np.exp(-np.square(behind / np.where(behind > 0, 0.55, 1.2)))
-    height = 1.5 * drop.size * np.exp(-1.0 * age) * smoothstep(LIFE_SECONDS, 0.7 * LIFE_SECONDS, np.float32(age))
+    height = (
+        1.5 * drop.size * np.exp(-1.0 * age) * smoothstep(LIFE_SECONDS, 0.7 * LIFE_SECONDS, np.asarray(age, np.float32))
+    )
     slope[top:bottom, left:right] += height * packet * np.cos(2 * np.pi * behind)
 
 
