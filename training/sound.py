@@ -43,8 +43,6 @@ AVERAGE_DECAY = 0.995
 CHECKPOINT_SECONDS = 120.0
 CAPTIONS = 3
 NO_TEXT_PROBABILITY = 0.15
-TEXT_NOISE = 0.6
-"""Standard deviation, on the text of half of the clips: see `loosen` in `training/text.py`."""
 PART_WEIGHTS = {"bands": 1.0, "columns": 0.5, "average": 0.3, "balance": 0.4}
 """What each part of `loss_of` counts."""
 QUIET_DB = -85.0
@@ -118,8 +116,7 @@ def _crop(example: Example, no_text: np.ndarray, rng: np.random.Generator) -> tu
     text = no_text if rng.random() < NO_TEXT_PROBABILITY else choices[int(rng.integers(len(choices)))]
     if mirror:
         frames, levels = frames.flip(-1), levels.flip(0)
-    noise = TEXT_NOISE * (rng.random() < 0.5) * rng.standard_normal(text.shape)
-    return frames, torch.from_numpy((text + noise).astype(np.float32)), levels
+    return frames, torch.from_numpy(text.astype(np.float32)), levels
 
 
 def patch_basis(examples: list[Example], count: int = 64) -> Tensor:
