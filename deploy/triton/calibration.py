@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,14 +52,16 @@ class Calibration:
         def outputs(module: nn.Module, dtype: torch.dtype) -> Tensor:
             return _outputs(network, module, self.calls[name], dtype)
 
+        gc.collect()  # the networks that made the videos: one in float32 may take the memory of all
         exact = outputs(network.load(card.path), torch.float32)
         bfloat16 = outputs(network.load(card.path), torch.bfloat16)
         float8 = outputs(quantised(network.load(card.path), ranges), torch.bfloat16)
+        torch.cuda.empty_cache()  # TensorRT builds beside torch
         errors = [float((made - exact).square().mean().sqrt() / exact.std()) for made in (bfloat16, float8)]
         return Quantisation(ranges, onnx_error, *errors)
 
 
-def calibrate(card: ModelCard) -> Calibration:
+def calibrate(card: ModelCard, prompts: Sequence[str] = PROMPTS) -> Calibration:
     """On this machine's GPU in bfloat16, where there is one, otherwise on the CPU in float32.
 
     All transformers of the model are held at once, and its text encoder runs. Raises EngineError when a chosen layer
@@ -81,11 +84,11 @@ def calibrate(card: ModelCard) -> Calibration:
 
     make = _maker(card, infer)
     with _watched({name: one.module for name, one in served.items()}, found.ranges):
-        for index, prompt in enumerate(PROMPTS):
+        for index, prompt in enumerate(prompts):
             make(prompt, index)
     _expect_all(served, found.ranges)
     hold = True
-    make(HELD_OUT, len(PROMPTS))
+    make(HELD_OUT, len(prompts))
     return found
 
 

@@ -10,11 +10,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from deploy.triton.build import main
 from deploy.triton.build_tensorrt import MOST_ONNX_ERROR, build_tensorrt, expect_float8
+from deploy.triton.calibration import calibrate
 from deploy.triton.engine import EngineError, Manifest, compile_engine
-from deploy.triton.float8 import LARGEST, Float8Linear, chosen_layers, quantised
+from deploy.triton.float8 import LARGEST, Float8Linear, chosen_layers
 from deploy.triton.repository import read_card
 from deploy.triton.wheel import SUPPORTED
 from libs.families.networks import NETWORKS, cast
@@ -169,10 +172,14 @@ def test_a_gpu_that_has_no_float8_is_refused() -> None:
             expect_float8(here)
 
 
-def test_a_layer_that_no_video_called_is_an_error(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy.triton import calibration
-
+def test_a_layer_that_no_video_called_is_an_error(models: Path) -> None:
     folder = models / "ltx" if (models / "ltx").exists() else write_tiny(models, "ltx")
-    monkeypatch.setattr(calibration, "PROMPTS", ())
     with pytest.raises(EngineError, match="no video that calibration made called transformer_blocks"):
-        calibration.calibrate(read_card(folder))
+        calibrate(read_card(folder), prompts=[])
+
+
+def test_the_python_backend_has_no_float8(models: Path, tmp_path: Path) -> None:
+    folder = models / "ltx" if (models / "ltx").exists() else write_tiny(models, "ltx")
+    result = CliRunner().invoke(main, ["--model", str(folder), "--repository", str(tmp_path), "--dtype", "float8"])
+    assert result.exit_code == 2
+    assert "--backend tensorrt" in result.output
