@@ -35,6 +35,8 @@ CASES = [
     ("ltx2", "transformer"),
     ("hunyuan15-t2v", "transformer"),
 ]
+LEADS_NOWHERE = {"hunyuan15-t2v": ("attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2")}
+"""What the last block makes of the text: no output depends on it, so that a trace leaves it out."""
 A100 = replace(H100, gpu="NVIDIA A100-SXM4-80GB", compute_capability="8.0")
 
 
@@ -116,7 +118,7 @@ def test_what_is_exported_has_its_layers_in_float8(models: Path, repository: Pat
     assert 0 <= manifest.quantisation.onnx_error < MOST_ONNX_ERROR
     assert 0 < manifest.quantisation.bfloat16_error < manifest.quantisation.float8_error < 0.5
     graph = onnx.load(version / "onnx" / "model.onnx").graph
-    layers = manifest.quantisation.ranges
+    layers = [layer for layer in manifest.quantisation.ranges if not layer.endswith(LEADS_NOWHERE.get(model, ()))]
     rounds = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert len(rounds) == len(layers)
     stored = {weight.name for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT8E4M3FN}
