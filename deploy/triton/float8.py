@@ -74,6 +74,8 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def symbolic(graph: Module, states: Module, scale: Module, zero: Module) -> Module:
+        # The exporter leaves out casts that it takes for none: what is bfloat16 in torch may be float32 in the graph.
+        states = graph.op("CastLike", states, scale)
         return graph.op("DequantizeLinear", graph.op("QuantizeLinear", states, scale, zero), scale, zero)
 
 
