@@ -36,7 +36,7 @@ from services.muxer.settings import MuxerSettings
 
 FAMILY = "diorama"
 SECONDS = (2, 8, 30)
-FPS, CHANNELS, SIDE = 12, 16, 16
+FPS, CHANNELS, SIDE, PRIORITY = 12, 16, 16, 2
 TIMEOUT_SECONDS = 600.0
 LOOK_SECONDS = 0.05
 
@@ -101,7 +101,7 @@ def measure(options: Options, num_frames: int, address: str | None) -> Rendering
         noise = np.random.default_rng(options.seed).standard_normal(shape).astype(np.float32)
         latents = put_tensors(store, "bench/v/denoise/a/latents.safetensors", {"latents": noise})
         job = RenderJob(
-            AttemptPrefix("bench", "v", "render", "a"), FAMILY, latents, num_frames, Fraction(FPS), priority=2
+            AttemptPrefix("bench", "v", "render", "a"), FAMILY, latents, num_frames, Fraction(FPS), PRIORITY
         )
         began, stage = time.perf_counter(), TimedStage()
         with _watched_children() as peaks:

@@ -10,9 +10,11 @@ from pathlib import Path
 import click
 
 from deploy.triton.build_python import PythonOptions, build_python
-from deploy.triton.build_tensorrt import build_tensorrt, check_repository, this_machine
+from deploy.triton.build_tensorrt import FLOAT8, build_tensorrt, check_repository, this_machine
 from deploy.triton.config import Instances
 from deploy.triton.engine import EngineError
+
+DTYPES = ["float32", "bfloat16", "float16", FLOAT8]
 
 
 @click.command()
@@ -21,7 +23,7 @@ from deploy.triton.engine import EngineError
 @click.option("--backend", type=click.Choice(["python", "tensorrt"]), default="python")
 @click.option("--network", "networks", multiple=True, help="Only this one; may be repeated.")
 @click.option("--instances", default=1, help="Copies of each network.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: float32, bfloat16.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Default: float32, bfloat16. float8: tensorrt.")
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="python: where it runs.")
 @click.option("--threads", default=0, help="python: CPU threads of each; 0: every core.")
 @click.option("--merge/--no-merge", default=False, help="python: run requests that wait together as one batch.")
@@ -49,6 +51,8 @@ def main(
             return
         if model is None:
             raise click.UsageError("say which model: --model models/diorama")
+        if backend == "python" and dtype == FLOAT8:
+            raise click.UsageError("float8 is for --backend tensorrt")
         if backend == "python":
             options = PythonOptions(Instances(instances, device), threads, dtype or "float32", merge, compiled)
             folders = build_python(model, repository, options, networks)

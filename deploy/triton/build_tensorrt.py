@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,15 +23,23 @@ from deploy.triton.engine import (
     hash_of,
     profiles,
 )
+from deploy.triton.float8 import quantised
 from deploy.triton.onnx_export import compare, example_inputs, export
 from deploy.triton.repository import emptied, read_card, read_config
 from libs.catalog import ModelCard
 from libs.families.networks import NETWORKS, Network, network_named
 
-__all__ = ["MOST_ONNX_ERROR", "build_tensorrt", "check_repository", "remove_exports", "this_machine"]
+if TYPE_CHECKING:
+    from deploy.triton.calibration import Calibration
+
+__all__ = ["FLOAT8", "MOST_ONNX_ERROR", "build_tensorrt", "check_repository", "remove_exports", "this_machine"]
 
 MOST_ONNX_ERROR = 1e-3
 """In standard deviations of the output, in float32. More is another network, not rounding."""
+FLOAT8 = "float8"
+"""As `dtype`: the Linear layers of transformers in E4M3, all else in bfloat16."""
+LEAST_FLOAT8 = (8, 9)
+"""Compute capability of the first GPUs that multiply in it: Ada, then Hopper."""
 PLAN, CACHE, MANIFEST = "model.plan", "timing.cache", "manifest.json"
 ONNX, GRAPH = "onnx", "model.onnx"
 EXAMPLE = {"latent_frames": 3, "latent_height": 4, "latent_width": 6, "video_tokens": 72}
@@ -51,15 +59,27 @@ def build_tensorrt(
 ) -> list[Path]:
     """One folder a network. ``export_only`` needs no GPU: everything but plan and timing cache.
 
-    An engine that is there, built from the same ONNX for this machine, is kept; a timing cache is used again. Raises
-    EngineError.
+    An engine that is there, built from the same ONNX for this machine, is kept; a timing cache is used again.
+    ``dtype``: a float of torch, or "float8", for which a few videos are made first. Raises EngineError.
     """
     card = read_card(model_dir)
     trt, here = (None, None) if export_only else (load_tensorrt(), this_machine())
+    if dtype == FLOAT8 and here is not None:
+        expect_float8(here)
     names = networks or tuple(NETWORKS[card.family])
+    seen = _calibrated(card) if dtype == FLOAT8 else None
     return [
-        _build(card, name, network_named(card.family, name), repository, dtype, instances, trt, here) for name in names
+        _build(card, name, network_named(card.family, name), repository, dtype, instances, trt, here, seen)
+        for name in names
     ]
+
+
+def expect_float8(here: Machine) -> None:
+    """Raises EngineError on a GPU that cannot multiply in float8."""
+    if tuple(map(int, here.compute_capability.split("."))) < LEAST_FLOAT8:
+        raise EngineError(
+            f"float8 needs compute capability 8.9 (Ada, Hopper or newer), and here is {here}: use --dtype bfloat16"
+        )
 
 
 def check_repository(repository: Path, here: Machine) -> None:
@@ -96,6 +116,19 @@ def this_machine() -> Machine:
     return Machine(torch.cuda.get_device_name(), f"{major}.{minor}", str(load_tensorrt().__version__))
 
 
+def _calibrated(card: ModelCard) -> Calibration:
+    """Imports what runs a model's stages only here: where engines are fetched, or built in other types, it may lack."""
+    try:
+        from deploy.triton.calibration import calibrate
+
+        return calibrate(card)
+    except ImportError as error:
+        raise EngineError(
+            f"float8 makes a few videos first, and for that {error.name} is missing: pip install "
+            "'.[triton,encoder,denoiser]'"
+        ) from error
+
+
 def _build(
     card: ModelCard,
     name: str,
@@ -105,9 +138,11 @@ def _build(
     instances: int,
     trt: Trt | None,
     here: Machine | None,
+    seen: Calibration | None,
 ) -> Path:
     config = read_config(card, network)
-    dtype = "float32" if network.keeps_float32 else dtype
+    ranges = seen.ranges.get(name) if seen else None
+    dtype = _works_in(network, dtype, is_quantised=ranges is not None)
     tuned = profiles(card, network, config)
     written = model_config(
         card, name, network, config, instances=Instances(instances, "gpu"), probe=_least(card), parameters={}
@@ -120,14 +155,16 @@ def _build(
         # A folder, because weights beyond 2 GB lie in files beside the graph.
         exported = Path(temporary) / ONNX
         exported.mkdir()
-        error = _export(card, network, config, exported / GRAPH, dtype)
+        error, float8_error = _export(card, network, config, exported / GRAPH, dtype, ranges)
         if here is not None and _is_built(folder / "1", _hashes(exported), here):
             return folder
         old_cache = folder / "1" / CACHE
         cache = old_cache.read_bytes() if old_cache.is_file() else b""
         version = emptied(folder) / "1"
         shutil.copytree(exported, version / ONNX)
-    manifest = Manifest(name, card.family, dtype, error, _as_lists(tuned), _hashes(version / ONNX), None)
+    quantisation = seen.quantisation(card, name, float8_error) if seen and ranges else None
+    hashes = _hashes(version / ONNX)
+    manifest = Manifest(name, card.family, dtype, error, _as_lists(tuned), hashes, None, quantisation)
     if here is not None:
         engine = compile_engine(trt, version / ONNX / GRAPH, tuned, cache)
         (version / PLAN).write_bytes(engine.plan)
@@ -150,18 +187,41 @@ def _hashes(onnx: Path) -> dict[str, str]:
     return {f"{ONNX}/{file.name}": hash_of(file) for file in sorted(onnx.iterdir())}
 
 
-def _export(card: ModelCard, network: Network, config: dict[str, Any], onnx: Path, dtype: str) -> float:
-    """Writes ``onnx``; returns how far the same export in float32 is from torch."""
+def _works_in(network: Network, dtype: str, *, is_quantised: bool) -> str:
+    if network.keeps_float32:
+        return "float32"
+    return "bfloat16" if dtype == FLOAT8 and not is_quantised else dtype
+
+
+def _export(
+    card: ModelCard,
+    network: Network,
+    config: dict[str, Any],
+    onnx: Path,
+    dtype: str,
+    ranges: Mapping[str, float] | None,
+) -> tuple[float, float]:
+    """Writes ``onnx``; returns how far the same export in float32 is from torch, without and with float8 layers."""
     module = network.load(card.path)
     inputs = example_inputs(network, config, {**EXAMPLE, **dict.fromkeys(network.texts, 9)})
-    export(network, module, onnx, inputs, torch.float32)
-    others = example_inputs(network, config, {**OTHER, **dict.fromkeys(network.texts, OTHER_TEXT)}, OTHER_ROWS)
-    error = compare(network, module, onnx, others, torch.float32)
-    if error > MOST_ONNX_ERROR:
-        raise EngineError(f"the ONNX of {card.name} {network.subfolder} differs from torch by {error:.2g} deviations")
+
+    def checked() -> float:
+        export(network, module, onnx, inputs, torch.float32)
+        others = example_inputs(network, config, {**OTHER, **dict.fromkeys(network.texts, OTHER_TEXT)}, OTHER_ROWS)
+        error = compare(network, module, onnx, others, torch.float32)
+        if error > MOST_ONNX_ERROR:
+            raise EngineError(
+                f"the ONNX of {card.name} {network.subfolder} differs from torch by {error:.2g} deviations"
+            )
+        return error
+
+    error = float8_error = checked()
+    if ranges is not None:
+        quantised(module, ranges)
+        float8_error = checked()
     if dtype != "float32":
-        export(network, module, onnx, inputs, getattr(torch, dtype))
-    return error
+        export(network, module, onnx, inputs, torch.bfloat16 if dtype == FLOAT8 else getattr(torch, dtype))
+    return error, float8_error
 
 
 def _is_built(version: Path, onnx: dict[str, str], here: Machine) -> bool:

@@ -17,7 +17,17 @@ from deploy.triton.config import MAX_ROWS
 from libs.catalog import ModelCard
 from libs.families.networks import Network, shape_of
 
-__all__ = ["Engine", "EngineError", "EngineMismatchError", "Machine", "Manifest", "Shape", "compile_engine", "profiles"]
+__all__ = [
+    "Engine",
+    "EngineError",
+    "EngineMismatchError",
+    "Machine",
+    "Manifest",
+    "Quantisation",
+    "Shape",
+    "compile_engine",
+    "profiles",
+]
 
 Trt: TypeAlias = Any
 """NVIDIA's module; it has no types."""
@@ -55,6 +65,20 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Quantisation:
+    """Of layers in float8. Errors are in standard deviations of the output."""
+
+    ranges: dict[str, float]
+    """Layer -> largest absolute value that came in when the model made the videos of calibration."""
+    onnx_error: float
+    """Largest difference of the ONNX in float8 and float32 from torch that rounds alike."""
+    bfloat16_error: float
+    """RMS difference from float32 over the calls for a video that took no part in the ranges, in torch."""
+    float8_error: float
+    """The same with these layers in float8, the rest in bfloat16."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Lies beside a plan. Hashes are SHA-256 of the files named."""
 
@@ -67,11 +91,18 @@ class Manifest:
     files: dict[str, str]
     machine: Machine | None
     """None: exported only, no engine yet."""
+    quantisation: Quantisation | None = None
+    """None: no layer is in float8."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**fields, "machine": fields["machine"] and Machine(**fields["machine"])})
+        quantisation = fields.get("quantisation")
+        parts = {
+            "machine": fields["machine"] and Machine(**fields["machine"]),
+            "quantisation": quantisation and Quantisation(**quantisation),
+        }
+        return cls(**{**fields, **parts})
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -116,12 +147,16 @@ def _profile(card: ModelCard, network: Network, config: Mapping[str, Any], width
 
 
 def compile_engine(
-    trt: Trt, onnx: Path, tuned: Sequence[Mapping[str, Shape]], timing_cache: bytes | None = None
+    trt: Trt,
+    onnx: Path,
+    tuned: Sequence[Mapping[str, Shape]],
+    timing_cache: bytes | None = None,
+    target: str | None = None,
 ) -> Engine:
     """The plan for the GPU of this machine. Types are those of the ONNX: the network is strongly typed.
 
     ``timing_cache``: an earlier one, b"" for a new one; None keeps none (TensorRT-RTX has none: it tunes when it runs).
-    Raises EngineError with what the parser says.
+    ``target``: "SM89", for TensorRT-RTX alone: another GPU. Raises EngineError with what the parser says.
     """
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
@@ -136,6 +171,9 @@ def compile_engine(
         for name, points in shapes.items():
             profile.set_shape(name, *points)
         config.add_optimization_profile(profile)
+    if target is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
     if timing_cache is not None:
         config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)

@@ -22,7 +22,7 @@ import click
 from deploy.models.cache import Deadline
 from deploy.models.manifest import ModelUri
 from deploy.models.settings import ModelStoreSettings
-from deploy.triton.build_tensorrt import build_tensorrt, this_machine
+from deploy.triton.build_tensorrt import FLOAT8, build_tensorrt, this_machine
 from deploy.triton.engine import EngineError, Machine
 from deploy.triton.engine_job import Build, Builder, EngineJob
 from libs.errors import SoundstageError, Unavailable
@@ -40,7 +40,7 @@ def _uris(_context: click.Context, _parameter: click.Parameter, given: tuple[str
 
 
 URIS = click.argument("models", nargs=-1, required=True, callback=_uris, metavar="URI…")
-DTYPE = click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16")
+DTYPE = click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32", FLOAT8]), default="bfloat16")
 INSTANCES = click.option("--instances", type=click.IntRange(1, 16), default=1, help="Copies of each network.")
 
 

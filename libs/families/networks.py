@@ -184,9 +184,9 @@ def rounded(tensor: Tensor, spec: TensorSpec, dtype: torch.dtype) -> Tensor:
 
 
 def cast(module: Module, dtype: torch.dtype) -> Module:
-    """To ``dtype``, in place, but for what diffusers itself keeps in float32 (timestep embeddings, norms)."""
+    """To ``dtype``, in place; not float8, nor what diffusers itself keeps in float32 (timestep embeddings, norms)."""
     kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.element_size() > 1:
             tensor.data = tensor.data.to(torch.float32 if kept & set(name.split(".")) else dtype)
     return module

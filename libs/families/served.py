@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from libs.families.networks import TensorSpec, cast, network_named, rounded
 
@@ -33,13 +33,13 @@ class ServedNetwork:
         self._device = torch.device(device)
         self._dtype: torch.dtype = torch.float32 if self._network.keeps_float32 else getattr(torch, dtype)
         module = cast(self._network.load(model_dir), self._dtype).to(self._device)
-        self._module = torch.compile(module) if compiled else module
+        self.module: nn.Module = torch.compile(module) if compiled else module  # type: ignore[assignment]
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by name, rows first -> the outputs by name, on the CPU, of the types on the wire."""
         given = {spec.name: self._own(inputs, spec) for spec in self._network.inputs}
-        outputs = self._network.forward(self._module, given)
+        outputs = self._network.forward(self.module, given)
         return {
             spec.name: output.to("cpu", getattr(torch, spec.dtype)).contiguous()
             for spec, output in zip(self._network.outputs, outputs, strict=True)

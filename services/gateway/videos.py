@@ -257,7 +257,8 @@ class Videos:
     async def _accept(self, video: Video, png: bytes, lora: LoraRequest | None) -> tuple[Video, bool]:
         """Stores image, LoRA and record. If the record does not come to be, the files go again.
 
-        Where that is not known, because database, store or caller went away, they stay: the collector comes for orphans.
+        Where that is not known, because database, store or caller went away, they stay, and the collector comes for
+        orphans.
         """
         if not png and not (lora and lora.file):
             return await self._records.accept(video)
