@@ -78,7 +78,7 @@ async def _follow(pod: str, load: Callable[[], int], files: Path, server: str, f
 
 def _pause_seconds(failures: int) -> float:
     """After so many in a row; of a day's failures 2 to their power would be no float any more."""
-    return min(_LOOK_SECONDS * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
+    return min(_LOOK_SECONDS * 2.0 ** min(failures, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
 
 
 def _tell(pod: str, cost: int, files: Path, server: str) -> None:

@@ -49,6 +49,7 @@ class Failure:
                 f"Triton at {self.pod} does not serve {self.model!r} ({self.message}); see whether it runs and answers "
                 "`python -m deploy.triton.ready`",
                 reason="TRITON_UNAVAILABLE",
+                retry_seconds=None,
                 **where,
             )
         if self.status == "StatusCode.INVALID_ARGUMENT":
