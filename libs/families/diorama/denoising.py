@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-GUIDED_FROM = 0.7
+GUIDED_FROM = 0.4
 """Sigma from which guidance is applied: below, it only exaggerates errors of detail ("Applying Guidance in a Limited
 Interval Improves Sample and Distribution Quality in Diffusion Models", Kynkäänniemi et al. 2024)."""
 
