@@ -292,6 +292,7 @@ _add_store_command("publish", "Uploads a model to S3, and has its engines built 
 _add_store_command("list", "Lists what is in the model store.")
 _add_store_command("verify", "Reads every object of a model.")
 _add_store_command("fetch", "Brings models from the store into a folder.")
+_add_store_command("prune", "Deletes old revisions and their engines from the model store.")
 
 
 @main.command()

@@ -1,10 +1,12 @@
-"""`soundstage models`, or python -m deploy.models: publishes models to S3 and fetches them.
+"""`soundstage models`, or python -m deploy.models: publishes models to S3, fetches them, deletes old ones.
 
 publish FOLDER --bucket BUCKET     prints the model's URI; again is harmless, and goes on with what was interrupted
 … --build-engines --release NAME   then builds its TensorRT engines on the GPUs of a cluster
 list --bucket BUCKET               models that are whole, and the engines built from them
 verify URI …                       reads every object; exit code 1 when one is damaged
 fetch URI … --cache DIR --into DIR every file into the cache, hashed; a link for each model in the other folder
+prune --bucket BUCKET              shows which old revisions and engines would be deleted; --yes deletes them
+… --values FILE --in-use URI …     but for the newest --keep of each model, and what values or URIs name
 
 Where the store is, say SOUNDSTAGE_MODELS_S3_ENDPOINT, …_S3_ACCESS_KEY, …_S3_SECRET_KEY, …_S3_REGION, …_S3_SECURE.
 Exit codes: 1 it cannot be done as things are, 2 change the command, 3 the store does not answer: again may work.
@@ -19,12 +21,14 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 from deploy.models.cache import Cache
 from deploy.models.engines import engines_of
 from deploy.models.fetch import Effort, fetch, link
 from deploy.models.manifest import ModelUri
+from deploy.models.prune import Wish, doomed, prune
 from deploy.models.publish import publish, revisions, verify
 from deploy.models.settings import ModelStoreSettings
 from libs.artifacts import S3Store
@@ -130,7 +134,41 @@ def _fetch(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
     return 0
 
 
-COMMANDS = {"publish": _publish, "list": _list, "verify": _verify, "fetch": _fetch}
+def _prune(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:
+    store = settings.open(arguments.bucket)
+    wish = Wish(arguments.keep, _in_use(arguments), timedelta(hours=arguments.min_age_hours))
+    deleted, deleted_bytes = 0, 0
+    found = doomed(arguments.bucket, store, wish)
+    for one in found:
+        engines = f", with {len(one.records)} engines" if one.records else ""
+        is_gone = arguments.yes and prune(one, store)
+        what = "deleted" if is_gone else "let be, as somebody writes to it" if arguments.yes else "would be deleted"
+        print(f"{one.uri}: {what}: {one.why}{engines}, {one.size_bytes / 1e6:.1f} MB", flush=True)
+        deleted += is_gone
+        deleted_bytes += is_gone * one.size_bytes
+    if arguments.yes:
+        _tell(f"{deleted} of {len(found)} deleted, {deleted_bytes / 1e6:.1f} MB")
+    else:
+        _tell(f"nothing was deleted; --yes deletes these {len(found)}" if found else "there is nothing to delete")
+    return 0
+
+
+def _in_use(arguments: argparse.Namespace) -> list[ModelUri]:
+    """Of this bucket. Each file of values may be of a release of its own."""
+    named = list(arguments.in_use)
+    if arguments.values:
+        # Here, since the images of the services have it not.
+        from deploy.doctor.values import Values
+
+        texts = [text for file in arguments.values for text in Values([file]).at("models.fetch") or ()]
+        named += [ModelUri.parse(text) for text in texts]
+    elsewhere = sorted(str(uri) for uri in named if uri.bucket != arguments.bucket)
+    if elsewhere:
+        _tell(f"not in bucket {arguments.bucket}: {', '.join(elsewhere)}")
+    return [uri for uri in named if uri.bucket == arguments.bucket]
+
+
+COMMANDS = {"publish": _publish, "list": _list, "verify": _verify, "fetch": _fetch, "prune": _prune}
 
 
 def parse(words: list[str] | None = None, *, program: str = "python -m deploy.models") -> argparse.Namespace:
@@ -140,9 +178,9 @@ def parse(words: list[str] | None = None, *, program: str = "python -m deploy.mo
     commands = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
         command = commands.add_parser(name)
-        if name != "list":
+        if name not in ("list", "prune"):
             command.add_argument("--parallel", type=_between(1, 16), default=4, help="files at once")
-        if name in ("publish", "list"):
+        if name in ("publish", "list", "prune"):
             command.add_argument("--bucket", required=True)
         else:
             command.add_argument("uris", nargs="+", type=_uri, metavar="URI", help="s3://bucket/models/name/revision")
@@ -152,6 +190,8 @@ def parse(words: list[str] | None = None, *, program: str = "python -m deploy.mo
             _add_engine_options(command)
         if name == "fetch":
             _add_fetch_options(command)
+        if name == "prune":
+            _add_prune_options(command)
     return parser.parse_args(words)
 
 
@@ -173,6 +213,15 @@ def _add_fetch_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cache-gib", type=_between(0, 1 << 20), default=0, help="evict down to it; 0: never")
     command.add_argument("--only", action="append", default=[], help="this file alone; may be repeated")
     command.add_argument("--hold", action="store_true", help="stay, so that nothing of it is evicted, until SIGTERM")
+
+
+def _add_prune_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--yes", action="store_true", help="delete; without it nothing is")
+    command.add_argument("--keep", type=_between(1, 1 << 20), default=3, help="the newest revisions of each model")
+    command.add_argument("--in-use", type=_uri, action="append", default=[], metavar="URI", help="keep it, too")
+    command.add_argument("--values", type=Path, action="append", default=[], help="of a release: keep its models.fetch")
+    age = "let be what was written to within it; longer than an upload takes"
+    command.add_argument("--min-age-hours", type=_between(0, 1 << 20), default=24, help=age)
 
 
 class _between:  # noqa: N801 (argparse prints the name)

