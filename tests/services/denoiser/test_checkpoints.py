@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -30,6 +31,10 @@ async def broken_off(service: Service, after: int, **changes: Any) -> list[artif
             break
     call.cancel()
     await until(lambda: service.registry.get_sample_value("soundstage_denoiser_active_videos") == 0)
+    written = None
+    while (now := service.written()) != written:  # the last one may still be on its way
+        written = now
+        await asyncio.sleep(0.2)
     service.pacer.seconds = 0.0
     return [kept.checkpoint for kept in of_kind(events, "checkpoint")]
 

@@ -23,7 +23,7 @@ from libs.artifacts import FolderStore, put_tensors, ref_to_proto
 from libs.serving.probe import main as probe
 from tests.support.tiny_diorama import TEXT_CHANNELS
 
-STEPS, ENDED_AFTER = 100, 20
+STEPS, ENDED_AFTER = 100, 10
 READY_SECONDS = 120.0
 
 
@@ -55,7 +55,7 @@ def request(conditioning: artifact_pb2.Artifact, video: str, attempt: str) -> pb
         conditioning=conditioning,
         width=64,
         height=64,
-        num_frames=48,
+        num_frames=96,
         fps=12,
         num_inference_steps=STEPS,
         guidance_scale=3.0,
@@ -88,7 +88,7 @@ def ended(
 
 
 KILLED_AT_CHECKPOINT = {"checkpoint_every_steps": 5, "checkpoint_most_share": 1}
-NOTHING_IS_DUE_BUT_AT_THE_SIGNAL = {"checkpoint_every_steps": 0, "checkpoint_every_seconds": 0, "grace_seconds": 0.1}
+NOTHING_IS_DUE_BUT_AT_THE_SIGNAL = {"checkpoint_every_steps": 0, "checkpoint_every_seconds": 0, "grace_seconds": 0.2}
 
 
 @pytest.mark.timeout(400)
