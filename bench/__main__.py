@@ -20,7 +20,6 @@ BENCHMARKS = {
     "cache": "bench.cache",
     "decode_memory": "bench.decode_memory",
     "triton": "bench.triton",
-    "scenes": "bench.scenes",
     "prompts": "bench.prompts",
     "gateway": "bench.gateway",
     "fairness": "bench.fairness",
@@ -47,21 +46,14 @@ def _arguments() -> argparse.Namespace:
     default = Options()
     parser.add_argument("name", nargs="?", choices=list(BENCHMARKS), help="one of them; without it, all")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's; 8 in denoise and triton)")
-    parser.add_argument("--frames", type=int, default=default.frames, help="scenes: frames of a clip, 1 + 4 k")
-    parser.add_argument("--prompts", type=int, default=default.prompts, help="scenes: grammar prompts")
-    parser.add_argument("--holdout", type=int, default=default.holdout, help="scenes: prompts outside the grammar")
-    parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise, triton: rounds")
+    parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise, triton, stages: rounds")
     parser.add_argument("--duration", type=float, help="stages: seconds of video")
     parser.add_argument("--videos", type=int, default=default.videos, help="gateway: how many it takes in")
-    parser.add_argument("--trained", action="store_true", help="scenes: averaged weights of the newest checkpoints")
-    parser.add_argument("--models", type=Path, default=default.models, help="denoise, scenes: folder of models")
+    parser.add_argument("--models", type=Path, default=default.models, help="denoise: folder of models")
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--threads", type=int, default=default.threads, help="denoise, scenes: of torch; 0: all")
+    parser.add_argument("--threads", type=int, default=default.threads, help="denoise: of torch; 0: all")
     parser.add_argument("--out", type=Path, default=default.out, help="folder of the results")
-    arguments = parser.parse_args()
-    if (arguments.frames - 1) % 4:
-        parser.error(f"--frames {arguments.frames}: give 1 + 4 k, for example 29 or 61")
-    return arguments
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=4, help="grammar prompts of each family")
+    parser.add_argument("--rounds", type=int, default=2, help="grammar prompts of each family")
     parser.add_argument("--outside", type=int, help="prompts outside the grammar (default: all)")
     parser.add_argument("--sounds", type=int, default=48, help="rendered pictures that are sounded")
     parser.add_argument("--frames", type=int, default=29, help="of each clip, 1 + 4 k")

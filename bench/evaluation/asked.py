@@ -18,7 +18,7 @@ from training.scenes import FAMILIES, VEILS
 from training.scenes.base import SceneSpec
 
 PROMPT_SEED = 20_261
-"""Of the grammar prompts; neither training captions nor those of `bench scenes` are drawn from it."""
+"""Of the grammar prompts; no training captions are drawn from it."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class SoundPreviews:
                 return None
             sound = decoder.decode(step.sound, round(min(seconds, MOST_SECONDS) * SAMPLE_RATE))
             return self._store.put(prefix.key(f"preview-{step.index:05d}.wav"), to_wav(sound), "audio/wav")
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch's, where memory or a shape does not do
             self._leave_out(card, error)
         except SoundstageError as error:
             if error.reason == "MODEL_INCOMPLETE":

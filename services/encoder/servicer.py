@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
@@ -12,7 +11,7 @@ from soundstage.encoder.v1 import encoder_pb2 as pb
 from soundstage.encoder.v1 import encoder_pb2_grpc as rpc
 from typing_extensions import override
 
-from libs.serving import run_stage, stop_stage
+from libs.serving import in_passing_thread, run_stage, stop_stage
 from services.encoder import convert
 from services.encoder.embed import Embedder
 from services.encoder.encode import Encoder
@@ -48,4 +47,4 @@ class EncoderServicer(rpc.EncoderServiceServicer):
     async def Embed(
         self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext[pb.EmbedRequest, pb.EmbedResponse]
     ) -> pb.EmbedResponse:
-        return convert.directions_to_proto(await asyncio.to_thread(self._embedder.embed, list(request.texts)))
+        return convert.directions_to_proto(await in_passing_thread(self._embedder.embed, list(request.texts)))

@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     accounts.add_parser("show", help="the newest entries of the ledger").add_argument("tenant", type=_tenant)
     grant = accounts.add_parser("grant", help="a negative amount takes away")
     grant.add_argument("tenant", type=_tenant)
-    grant.add_argument("amount", type=float)
+    grant.add_argument("amount", type=_amount)
     return parser.parse_args(arguments)
 
 
@@ -130,6 +130,14 @@ def _number(kind: type[float], *, zero: bool = False) -> Callable[[str], float]:
         raise argparse.ArgumentTypeError("not a number that is possible here")
 
     return number
+
+
+def _amount(text: str) -> float:
+    with suppress(ValueError):
+        value = float(text)
+        if 0 < abs(value) < 1e9:
+            return value
+    raise argparse.ArgumentTypeError("not an amount of credits: a number other than 0, below a thousand million")
 
 
 def _or_default(number: Callable[[str], float]) -> Callable[[str], float | None]:

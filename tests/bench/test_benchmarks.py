@@ -13,11 +13,9 @@ from soundstage.video.v1 import video_pb2 as pb
 
 from bench.__main__ import BENCHMARKS
 from bench.denoise import BareLoop, _differences, _figures, _pipeline
-from bench.scenes import Verdict, figures_of, list_prompts, mistaken
 from bench.stack import _environment, peak_memory_mib
 from bench.stages import _stage_figures
 from libs.families.diorama.positions import POSITION_CHANNELS
-from training.scenes import FAMILIES
 from training.transformer import CHANNELS
 
 MODEL = Path(__file__).parents[2] / "models" / "diorama"
@@ -90,36 +88,6 @@ def test_ratios_are_medians_of_the_rounds() -> None:
     assert figures["service_over_bare"] == pytest.approx(1.2)
     assert figures["batched_guidance_over_two_calls"] == pytest.approx(0.5)
     assert figures["bare.step"] == pytest.approx(1.0)
-
-
-# --- scenes ----------------------------------------------------------------------------------------------------------
-
-
-def verdict(family: str, scene: str, sound: str, outside: bool = False) -> Verdict:
-    return Verdict("a prompt", family, outside, scene, 0.9, 0.9 if scene == family else 0.1, sound)
-
-
-def test_prompts_take_the_families_in_turn_and_end_outside_the_grammar() -> None:
-    prompts = list_prompts(3 * len(FAMILIES), 20)
-    inside = [prompt.family for prompt in prompts if not prompt.outside_grammar]
-    assert {inside.count(family) for family in FAMILIES} == {3}
-    assert [prompt.outside_grammar for prompt in prompts] == [False] * (3 * len(FAMILIES)) + [True] * 20
-    assert prompts == list_prompts(3 * len(FAMILIES), 20)
-
-
-def test_top1_counts_inside_and_outside_apart() -> None:
-    verdicts = [
-        verdict("fire", "fire", "fire"),
-        verdict("sea", "clouds", "sea"),
-        verdict("sea", "clouds", "rain", outside=True),
-    ]
-    figures = {figure.name: figure.value for figure in figures_of(verdicts)}
-    assert figures["scene_top1.grammar"] == 0.5
-    assert figures["sound_top1.grammar"] == 1.0
-    assert figures["scene_top1.outside_grammar"] == 0.0
-    assert figures["scene_top1.fire"] == 1.0
-    assert figures["sound_top1.sea"] == 0.5
-    assert mistaken(verdicts) == {"scene": {"sea as clouds": 2}, "sound": {"sea as rain": 1}}
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------

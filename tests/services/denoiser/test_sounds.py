@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import shutil
 import wave
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from libs.artifacts import AttemptPrefix, MemoryStore, get_tensors, put_tensors
 from libs.catalog import Catalog
 from libs.families import JointSound, PipelineCache, load_denoise, load_encode, load_sound
 from libs.serving import RecordingStage
+from services.denoiser import sounds
 from services.denoiser.denoise import DenoiseJob, Preview
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
@@ -105,6 +108,18 @@ def test_without_the_sound_decoder_a_video_goes_on(
     assert not any(preview.sound for preview in previews)
     assert latents["audio_latents"].size
     assert caplog.text.count("its sound cannot be decoded here") == 1, "it is tried once"
+
+
+class Failing:
+    def decode(self, _latents: Mapping[str, NDArray[Any]], _num_samples: int) -> NDArray[np.float32]:
+        raise RuntimeError("not enough memory")
+
+
+def test_a_decoder_of_sound_that_fails_leaves_the_video_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sounds, "load_sound", lambda *_: Failing())
+    _, previews, latents = denoised(models, preview_sound=True)
+    assert not any(preview.sound for preview in previews)
+    assert latents["audio_latents"].size
 
 
 def test_a_long_sound_is_cut_and_a_loud_one_clipped() -> None:

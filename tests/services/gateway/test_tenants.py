@@ -190,6 +190,9 @@ async def test_credits_are_known_reserved_and_given_back(channel: grpc.aio.Chann
     lines = await admin.run(["credits", "show", "acme"])
     assert [line.split()[2] for line in reversed(lines)] == ["FIRST", "RESERVED", "RESERVED", "REFUNDED"]
     create.spec.duration.seconds = 8
+    for amount in ("inf", "nan", "0", "much"):
+        with pytest.raises(SystemExit):
+            await admin.run(["credits", "grant", "acme", amount])
     await admin.run(["credits", "grant", "acme", "-160"])
     refused = await ask(channel, "CreateVideo", create, key)
     assert isinstance(refused, ResourceExhausted)
