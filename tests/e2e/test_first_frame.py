@@ -9,6 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.evaluation.first_frame import redrawn
+from libs.families.diorama.autoencoder import AutoencoderDiorama
 from tests.e2e.film import psnr, read_film
 from tests.e2e.studio import Studio
 from training.scenes import render
@@ -16,8 +18,8 @@ from training.scenes.base import SceneSpec
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-KEPT_DB = 30.0
-"""The autoencoder alone keeps this picture to 34.5 dB, whatever frames follow it; H.264 takes a little more."""
+MOST_LOST_DB = 1.0
+"""Against what the autoencoder keeps of the picture (30.2 dB): by the frames that follow, and by H.264."""
 
 
 @pytest.fixture(scope="module")
@@ -33,4 +35,5 @@ def test_the_given_first_frame_is_kept(studio: Studio, given: NDArray[np.uint8])
     assert made.video.has_image
     assert made.video.spec.image == b"", "the picture itself is not given back"
     first = read_film(made.path).frames[0]
-    assert psnr(first, given) > KEPT_DB
+    autoencoder = AutoencoderDiorama.from_pretrained("models/diorama/vae", low_cpu_mem_usage=False)
+    assert psnr(first, given) > psnr(redrawn(autoencoder, given), given) - MOST_LOST_DB
