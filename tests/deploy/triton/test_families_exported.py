@@ -11,11 +11,12 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_ltx2 import LTX2AudioVideoRotaryPosEmbed, apply_split_rotary_emb
 
-from deploy.triton.build_tensorrt import MOST_ONNX_ERROR, build_tensorrt
+from deploy.triton.build_tensorrt import MOST_ONNX_ERROR
 from deploy.triton.engine import Manifest, compile_engine
 from deploy.triton.wheel import SUPPORTED
 from libs.families.ltx2_networks import traced_power, traced_split_rotary
 from libs.families.networks import NETWORKS, FromConfig, TensorSpec, cast
+from tests.support.exports import exported
 from tests.support.tensorrt_rtx import load_tensorrt_rtx
 from tests.support.tiny_families import TINY, write_tiny
 
@@ -36,15 +37,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("repository")
-
-
-def exported(models: Path, repository: Path, model: str, name: str) -> Path:
-    """The version's folder, written once."""
-    version = repository / f"{model}_{name}" / "1"
-    if not version.exists():
-        folder = models / model if (models / model).exists() else write_tiny(models, model)
-        build_tensorrt(folder, repository, networks=[name], export_only=True)
-    return version
 
 
 def free_dimensions(spec: TensorSpec) -> int:

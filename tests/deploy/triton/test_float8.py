@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from deploy.triton.build import main
-from deploy.triton.build_tensorrt import MOST_ONNX_ERROR, build_tensorrt, expect_float8
+from deploy.triton.build_tensorrt import MOST_ONNX_ERROR, expect_float8
 from deploy.triton.calibration import calibrate
 from deploy.triton.engine import EngineError, Manifest, compile_engine
 from deploy.triton.float8 import LARGEST, Float8Linear, chosen_layers
@@ -22,8 +22,8 @@ from deploy.triton.repository import read_card
 from deploy.triton.wheel import SUPPORTED
 from libs.families.networks import NETWORKS, cast
 from tests.support.engines import H100, L4
+from tests.support.exports import exported
 from tests.support.tensorrt_rtx import load_tensorrt_rtx
-from tests.support.tiny_diorama import write_tiny_diorama
 from tests.support.tiny_families import TINY, write_tiny
 
 CASES = [
@@ -48,16 +48,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("repository")
-
-
-def exported(models: Path, repository: Path, model: str, name: str) -> Path:
-    """The version's folder, written once."""
-    version = repository / f"{model}_{name}" / "1"
-    if not version.exists():
-        write = write_tiny_diorama if model == "diorama" else write_tiny
-        folder = models / model if (models / model).exists() else write(models, model)
-        build_tensorrt(folder, repository, dtype="float8", networks=[name], export_only=True)
-    return version
 
 
 def nodes_before(graph: Any, name: str) -> Any:
@@ -111,7 +101,7 @@ def test_the_chosen_layers_are_those_of_attention_and_feed_forward(models: Path,
 @pytest.mark.parametrize(("model", "name"), CASES)
 def test_what_is_exported_has_its_layers_in_float8(models: Path, repository: Path, model: str, name: str) -> None:
     """Both operands of each chosen layer come out of DequantizeLinear; weights are stored in one byte."""
-    version = exported(models, repository, model, name)
+    version = exported(models, repository, model, name, dtype="float8")
     manifest = Manifest.read(version / "manifest.json")
     assert manifest.dtype == "float8"
     assert manifest.quantisation is not None
@@ -139,7 +129,7 @@ def test_what_is_exported_has_its_layers_in_float8(models: Path, repository: Pat
 
 
 def test_decoders_are_not_in_float8(models: Path, repository: Path) -> None:
-    manifest = Manifest.read(exported(models, repository, "ltx", "vae_decoder") / "manifest.json")
+    manifest = Manifest.read(exported(models, repository, "ltx", "vae_decoder", dtype="float8") / "manifest.json")
     assert (manifest.dtype, manifest.quantisation) == ("bfloat16", None)
 
 
@@ -154,13 +144,13 @@ def trt() -> Any:
 def test_what_is_exported_compiles_for_ada_with_its_profiles(
     models: Path, repository: Path, trt: Any, model: str, name: str
 ) -> None:
-    version = exported(models, repository, model, name)
+    version = exported(models, repository, model, name, dtype="float8")
     profiles = json.loads((version / "manifest.json").read_text())["profiles"]
     assert len(compile_engine(trt, version / "onnx" / "model.onnx", profiles, target="SM89").plan) > 10_000
 
 
 def test_it_does_not_compile_for_an_older_gpu(models: Path, repository: Path, trt: Any) -> None:
-    version = exported(models, repository, "ltx", "transformer")
+    version = exported(models, repository, "ltx", "transformer", dtype="float8")
     profiles = json.loads((version / "manifest.json").read_text())["profiles"]
     with pytest.raises(EngineError, match="could not build"):
         compile_engine(trt, version / "onnx" / "model.onnx", profiles, target="SM86")
