@@ -9,13 +9,13 @@ from pathlib import Path
 
 from deploy.triton.server import Tritonserver, running_tritonserver
 
-__all__ = ["CRASH", "GATE", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric"]
+__all__ = ["CRASH", "GATE", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "order"]
 
 CRASH, RAISE, SLEEP = 13, 14, 15
 """Lengths of a row at which the model's process ends; raises; answers after `SLEEP_SECONDS`. Others: at once."""
 SLEEP_SECONDS = 2.0
 GATE, GATE_SECONDS = 17, 120.0
-"""Answers once the file `gate` of the server's folder is there. Its file `order` names all that began."""
+"""Answers once the file `gate` of the server's folder is there. What began is read by `order`."""
 
 # As `deploy.triton.config` writes it: without a policy the batcher overlooks that a call that waits was cancelled.
 _CONFIG = """
@@ -82,3 +82,9 @@ def metric(server: Tritonserver, name: str, **labels: str) -> float:
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     series = [line for line in lines if line.startswith(name + "{") and all(part in line for part in wanted)]
     return sum(float(line.rpartition(" ")[2]) for line in series)
+
+
+def order(server: Tritonserver) -> list[int]:
+    """Lengths of all rows that the model began with, in order; those of the readiness probes too."""
+    path = Path(server.process.log).parent / "order"
+    return [int(length) for length in path.read_text().split()] if path.exists() else []

@@ -28,6 +28,7 @@ from tests.support.light_triton import (
     SLEEP_SECONDS,
     light_tritonserver,
     metric,
+    order,
 )
 from tests.support.waiting import wait_until
 
@@ -114,13 +115,11 @@ def test_a_server_that_forgot_our_memory_is_told_again(pods: list[Tritonserver])
 
 
 def test_pods_take_turns(pods: list[Tritonserver]) -> None:
-    before = [metric(pod, "nv_inference_request_success", model="light") for pod in pods]
+    before = [len(order(pod)) for pod in pods]
     with client(*(pod.address for pod in pods)) as triton:
         for _ in range(6):
             infer(triton, 4)
-    wait_until(
-        lambda: [metric(pod, "nv_inference_request_success", model="light") for pod in pods] == [n + 3 for n in before]
-    )
+    assert [len(order(pod)) for pod in pods] == [count + 3 for count in before]
 
 
 def test_a_killed_pod_is_not_missed(pods: list[Tritonserver], doomed: Tritonserver) -> None:
@@ -177,7 +176,7 @@ def test_cancelling_reaches_the_server(doomed: Tritonserver, tmp_path: Path) -> 
 
     with client(doomed.address, call_seconds=120.0) as triton:
         others = [begun(lambda: infer(triton, GATE))]
-        wait_until(lambda: GATE in order(tmp_path))
+        wait_until(lambda: GATE in order(doomed))
         others.append(begun(lambda: infer(triton, 20)))
         wait_until(lambda: metric(doomed, PENDING, model="light") >= 1)
         others.append(begun(cancel_the_third))
@@ -188,19 +187,13 @@ def test_cancelling_reaches_the_server(doomed: Tritonserver, tmp_path: Path) -> 
             thread.join(60)
         wait_until(lambda: metric(doomed, "nv_inference_request_failure", model="light", reason="CANCELED") == 1)
         np.testing.assert_array_equal(infer(triton, 4), given(4))
-    assert order(tmp_path)[-3:] == [GATE, 20, 4]
+    assert order(doomed)[-3:] == [GATE, 20, 4]
 
 
 def begun(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
-
-
-def order(folder: Path) -> list[int]:
-    """Lengths of the calls that the server's model has begun."""
-    path = folder / "order"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def test_the_more_urgent_overtakes_on_the_server(doomed: Tritonserver, tmp_path: Path) -> None:
@@ -216,7 +209,7 @@ def test_the_more_urgent_overtakes_on_the_server(doomed: Tritonserver, tmp_path:
             return begun(run)
 
         threads = [call(GATE, 2)]
-        wait_until(lambda: GATE in order(tmp_path))
+        wait_until(lambda: GATE in order(doomed))
         for length, priority in ((batch, 3), (standard, 2), (interactive, 1)):
             waiting = len(threads)
             threads.append(call(length, priority))
@@ -224,7 +217,7 @@ def test_the_more_urgent_overtakes_on_the_server(doomed: Tritonserver, tmp_path:
         (tmp_path / "gate").touch()
         for thread in threads:
             thread.join(60)
-    assert order(tmp_path)[-4:] == [GATE, interactive, standard, batch]
+    assert order(doomed)[-4:] == [GATE, interactive, standard, batch]
 
 
 def test_a_call_has_a_deadline(pods: list[Tritonserver]) -> None:
