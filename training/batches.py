@@ -19,7 +19,7 @@ from training.text import loosen, pad
 
 __all__ = ["Batch", "Contrasts", "draw_batch", "draw_caption", "draw_length"]
 
-WINDOWS = ((1, 0.55, 0.15), (4, 0.25, 0.2), (8, 0.12, 0.3), (16, 0.08, 0.35))
+WINDOWS = ((1, 0.55, 0.35), (4, 0.25, 0.25), (8, 0.12, 0.15), (16, 0.08, 0.25))
 """(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
 SIDE = "side"
@@ -41,8 +41,6 @@ class Batch:
     """(B, L, 384)"""
     mask: Tensor
     """(B, L)"""
-    place: Tensor
-    """(B, 13, frames, 16, 16): where in the scene the latents lie."""
     contrast: bool = False
     """Whether the captions alone shall tell the pairs apart: at high sigma, without a first frame."""
 
@@ -72,7 +70,7 @@ def draw_batch(clips: Clips, rng: np.random.Generator, frames: int, most: int) -
             samples.append(_Sample(int(index), bool(twin), number))
     drawn = _batch(clips, rng, samples[:size], frames)
     embeds, mask = loosen(drawn.embeds, drawn.mask, rng)
-    return Batch(drawn.latents, embeds, mask, drawn.place)
+    return Batch(drawn.latents, embeds, mask)
 
 
 def draw_caption(rng: np.random.Generator, described: Description) -> int:
@@ -150,10 +148,9 @@ def _batch(
 ) -> Batch:
     """Both of a pair begin at the same place in their clips."""
     starts = np.repeat(rng.integers(clips.latents.shape[2] - frames + 1, size=(len(samples) + 1) // 2), 2)
-    windows, texts, places = [], [], []
+    windows, texts = [], []
     for one, start in zip(samples, starts, strict=False):
         windows.append(clips.window(one.index, int(start), frames, twin=one.twin))
-        places.append(clips.place(one.index, int(start), frames, twin=one.twin))
         captions = (clips.twins if one.twin else clips.described)[one.index].captions
         texts.append(clips.embeds["" if one.caption is None else captions[one.caption]])
-    return Batch(torch.stack(windows), *pad(texts), torch.stack(places), contrast)
+    return Batch(torch.stack(windows), *pad(texts), contrast)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.feed_forward import use_quick_feed_forward
-from libs.families.diorama.positions import POSITION_CHANNELS
+from libs.families.diorama.positions import POSITION_CHANNELS, position_channels
 from training.autoencoder import LATENT_CHANNELS
 from training.averages import decay
 from training.batches import Batch, Contrasts, draw_batch, draw_length
@@ -160,8 +160,9 @@ def flow_loss(expert: Expert, model: torch.nn.Module, drawn: Batch, generator: t
     given &= not drawn.contrast
     condition[given, 0, 0] = 1.0
     condition[given, 1:, 0] = latents[given, :, 0]
+    place = position_channels(frames, height, width).expand(batch, -1, -1, -1, -1)
     predicted = model(
-        torch.cat([noisy, condition, drawn.place], dim=1),
+        torch.cat([noisy, condition, place], dim=1),
         encoder_hidden_states=drawn.embeds,
         timestep=sigma * 1000,
         encoder_attention_mask=drawn.mask,

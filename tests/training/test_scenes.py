@@ -19,7 +19,6 @@ from training.scenes import (
     behind,
     camera,
     render,
-    render_takes,
     sample_spec,
     times,
     varied,
@@ -268,16 +267,6 @@ def test_a_source_stays_on_its_side_of_a_moving_picture(side: str, move: str) ->
     assert low < seen.min() <= seen.max() < high
     assert (window.left >= 0).all()
     assert (np.maximum(window.left, window.top) + window.width <= 1 + 1e-6).all()
-
-
-def test_takes_of_a_scene_differ_in_the_camera_alone() -> None:
-    spec = SceneSpec("meadow", time_of_day="day", seed=4, camera="pan left")
-    takes = render_takes(spec, 61, FPS, SIZE)
-    assert takes.keys() == {"still", *camera.MOVES}
-    np.testing.assert_array_equal(takes["pan left"].frames, clip_of(spec, 61).frames)
-    middle = [takes[take].frames[30, : SIZE // 3] for take in ("still", "pan left", "pan right")]
-    assert [shift_between(middle[0], other) for other in middle[1:]] == [0, 0], "they meet half way"
-    assert shift_between(takes["still"].frames[0, : SIZE // 3], takes["still"].frames[-1, : SIZE // 3]) == 0
 
 
 def test_what_the_camera_moves_towards_grows_and_gets_louder() -> None:

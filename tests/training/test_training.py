@@ -27,8 +27,8 @@ from training.scenes import render as render_scene
 
 SIZE = 64
 CHANNELS = transformer.CHANNELS
-CLIPS = (1, 5, 20)
-"""Indices of the clips rendered: the camera of the second one moves; the last one is held out."""
+CLIPS = (1, 2, 20)
+"""Indices of the clips rendered; the last one is held out."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_a_clip_holds_what_training_reads_and_is_rendered_once(clips: Path, fitt
     before = path.stat().st_mtime_ns
     render.render_clip(1, fitted, clips, SIZE)
     assert path.stat().st_mtime_ns == before
-    assert sorted(found.name for found in clips.iterdir()) == ["00001.npz", "00005.npz", "00020.npz"]
+    assert sorted(found.name for found in clips.iterdir()) == ["00001.npz", "00002.npz", "00020.npz"]
 
 
 # --- camera ----------------------------------------------------------------------------------------------------------
@@ -168,15 +168,7 @@ def noise_for(captions: set[str]) -> dict[str, np.ndarray]:
 
 def test_held_out_clips_are_not_trained_on(workplace: Path) -> None:
     held_out = reader.load_clips(transformer.CLIPS, workplace / "model" / "vae", held_out=True)
-    assert (len(load(workplace).described), len(held_out.described)) == (5, 1)
-
-
-def test_a_moving_camera_brings_takes_by_the_others(workplace: Path) -> None:
-    clips = load(workplace)
-    assert [one.spec.camera for one in clips.described] == ["still", "pan left", "still", "pan right", "push in"]
-    assert len(clips.latents) == len(clips.stills) == 5
-    away = [float((clips.latents[k] - clips.latents[1]).float().square().mean()) for k in range(2, 5)]
-    assert min(away) > 0.01 * float(clips.latents[1].float().square().mean())
+    assert (len(load(workplace).described), len(held_out.described)) == (2, 1)
 
 
 def test_a_clip_is_redrawn_once_and_stays_the_clip(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """A camera that pans or moves closer, before any scene: a window that wanders over a picture rendered larger.
 
-One large picture gives a take by each camera: takes of one scene differ in what the camera does and in nothing else.
-
 The scene is rendered `OVERSCAN` times as large, so that the window is about as sharp as a still picture. What stands at
 x in the large picture is seen at (x - left) / width of the window, and heard there too: constant-power panning turns
 with the window, and a source twice as near is twice as loud.
@@ -14,12 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from libs.families.diorama.camera import CAMERAS, FPS, PAN_WIDTH, Camera, Windows, windows
+from libs.families.diorama.camera import CAMERAS, PAN_WIDTH, Camera, windows
 from training.scenes.base import SIDE_POSITION, Canvas, Clip, Field, SceneSpec, limit
 
-TAKES: tuple[Camera, ...] = CAMERAS
-"""Of a large picture. Its still one stands in the middle, as near as a panning one."""
-MOVES: tuple[Camera, ...] = tuple(take for take in TAKES if take != "still")
+MOVES: tuple[Camera, ...] = tuple(camera for camera in CAMERAS if camera != "still")
 OVERSCAN = 1 / PAN_WIDTH
 
 
@@ -52,17 +48,8 @@ def move(clip: Clip, spec: SceneSpec, canvas: Canvas) -> Clip:
 
 
 def window_of(spec: SceneSpec, canvas: Canvas) -> Window:
-    """Where the window of a take is in each frame; a source stays in the third of the picture that it stands in."""
-    return Window(*seen_of(spec, canvas.num_frames, canvas.fps).T)
-
-
-def seen_of(spec: SceneSpec, num_frames: int, fps: float = FPS, *, take: bool = True) -> Windows:
-    """The same as (T, 3). Without ``take`` a still camera sees all of the scene, as it does alone."""
-    place = SIDE_POSITION[spec.side]
-    if spec.camera != "still" or not take:
-        return windows(spec.camera, num_frames, place, fps)
-    pans = [windows(pan, num_frames, place, fps) for pan in MOVES if pan.startswith("pan")]
-    return np.asarray(np.mean(pans, axis=0))
+    """Where the window is in each frame; a source stays in the third of the picture that it stands in."""
+    return Window(*windows(spec.camera, canvas.num_frames, SIDE_POSITION[spec.side], canvas.fps).T)
 
 
 def _cut(frames: Field, window: Window, size: int) -> Field:

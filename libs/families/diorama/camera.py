@@ -1,8 +1,6 @@
-"""Diorama's camera: what a prompt says of it, and which part of the scene each frame then shows.
+"""Diorama's camera: which move a prompt asks for, and what each frame then shows of the scene.
 
-A model that is only told in words to pan has to move all it draws by fractions of a token; told where in the scene each
-latent lies (`positions.py`), it draws what stands there. After CameraCtrl (He et al. 2024), whose model is told the ray
-of each pixel. A scene goes on beyond what a moving camera sees of it at any moment, so that window is smaller.
+A scene goes on beyond what a moving camera sees of it at any moment, so that window is smaller than the scene.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 __all__ = [
     "CAMERAS",
-    "FPS",
     "MOST_ZOOM",
     "PAN_WAY",
     "PAN_WIDTH",
@@ -26,7 +24,7 @@ __all__ = [
     "Camera",
     "CameraReader",
     "Windows",
-    "latent_windows",
+    "seen_through",
     "windows",
 ]
 
@@ -49,8 +47,14 @@ Windows = NDArray[np.float32]
 """(T, 3): left, top and width (and height) of what is seen, as shares of the scene's sides."""
 
 
-def windows(camera: Camera, num_frames: int, place: float = 0.5, fps: float = FPS) -> Windows:
-    """What each frame shows. ``place``: x of what a camera moves towards, or pans past, 0.25 to 0.75."""
+def windows(
+    camera: Camera, num_frames: int, place: float = 0.5, fps: float = FPS, *, whole_first: bool = False
+) -> Windows:
+    """What each frame shows.
+
+    ``place``: x of what a camera moves towards, or pans past, 0.25 to 0.75. ``whole_first``: the first frame shows all
+    of the scene, as one that was given does; a pan then moves closer too.
+    """
     if camera == "still":
         return np.tile(np.array([0.0, 0.0, 1.0], np.float32), (num_frames, 1))
     seconds = num_frames / fps
@@ -58,6 +62,9 @@ def windows(camera: Camera, num_frames: int, place: float = 0.5, fps: float = FP
     if camera == "push in":
         width = MOST_ZOOM**-gone
         left, top = place * (1 - width), ZOOM_HEIGHT * (1 - width)
+    elif whole_first:
+        width = 1 - (1 - PAN_WIDTH) * gone
+        left, top = (1 - width) * (camera == "pan right"), (1 - width) / 2
     else:
         gone = gone + max(0.0, 1 - seconds / SECONDS) / 2
         room = 1 - PAN_WIDTH - PAN_WAY
@@ -66,9 +73,16 @@ def windows(camera: Camera, num_frames: int, place: float = 0.5, fps: float = FP
     return np.stack([left, top, width], axis=1).astype(np.float32)
 
 
-def latent_windows(seen: Windows) -> Windows:
-    """Windows of 1 + 4 (F - 1) frames -> (F, 3), of latent frames: the first frame's, then means of four."""
-    return np.concatenate([seen[:1], seen[1:].reshape(-1, 4, 3).mean(axis=1)])
+def seen_through(seen: Windows, video: Tensor) -> Tensor:
+    """The window of each frame of (1, 3, T, H, W), as large as the whole, bicubic."""
+    left, top, width = torch.from_numpy(seen).T
+    grid = torch.zeros(len(seen), 2, 3)
+    grid[:, 0, 0] = grid[:, 1, 1] = width
+    grid[:, 0, 2], grid[:, 1, 2] = 2 * left + width - 1, 2 * top + width - 1
+    frames = video[0].transpose(0, 1)
+    places = F.affine_grid(grid, list(frames.shape), align_corners=False)
+    cut = F.grid_sample(frames, places, mode="bicubic", padding_mode="border", align_corners=False)
+    return cut.transpose(0, 1)[None]
 
 
 class CameraReader(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -86,7 +100,7 @@ class CameraReader(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """States (B, L, 384) with their mean in front, mask (B, L), 1 = token -> logits (B, 4), as in `CAMERAS`."""
-        hidden = torch.nn.functional.silu(self.read(states))
+        hidden = F.silu(self.read(states))
         scores = self.ask(hidden).masked_fill(mask[..., None] == 0, -torch.inf)
         pooled = torch.einsum("blq,blw->bqw", scores.softmax(dim=1), hidden)
         logits: Tensor = self.tell(pooled.flatten(1))

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
-from libs.families.diorama.camera import CAMERAS, latent_windows, windows
+from libs.families.diorama.camera import CAMERAS, seen_through, windows
 from libs.families.diorama.positions import position_channels
 from libs.families.events import StepBegins, StepEnds
 from libs.families.modular import (
@@ -29,6 +29,7 @@ from libs.families.resuming import Resumable
 
 __all__ = [
     "BatchedGuidanceDenoiser",
+    "CameraMoves",
     "DioramaDenoiseLoop",
     "DioramaKeepFirstFrameStep",
     "DioramaPrepareStep",
@@ -44,6 +45,10 @@ Interval Improves Sample and Distribution Quality in Diffusion Models", Kynkää
 BOUNDARY = 0.5
 """Sigma from which the first expert works, the one for layout; below, the second, for detail (Wan 2.2's
 ``boundary_ratio``)."""
+
+
+MOVED_AT = 0.25
+"""Sigma at which the camera moves: above it, the transformers would make the scene stand still again."""
 
 
 class DioramaPrepareStep(ModularPipelineBlocks):
@@ -70,7 +75,6 @@ class DioramaPrepareStep(ModularPipelineBlocks):
             InputParam("negative_prompt_embeds", required=True, type_hint=Tensor),
             InputParam("negative_prompt_attention_mask", required=True, type_hint=Tensor),
             InputParam("first_frame_latents", type_hint=Tensor),
-            InputParam("camera", type_hint=Tensor, description="(1,) int64: a number of `CAMERAS`; still by default"),
             InputParam("width", required=True, type_hint=int),
             InputParam("height", required=True, type_hint=int),
             InputParam("num_frames", required=True, type_hint=int, description="of the form 1 + 4 k"),
@@ -93,9 +97,7 @@ class DioramaPrepareStep(ModularPipelineBlocks):
         shape = _latent_shape(components.vae, block_state.num_frames, block_state.height, block_state.width)
         block_state.dtype = torch.float32
         block_state.latents = torch.randn(shape, generator=block_state.generator, dtype=torch.float32)
-        camera = CAMERAS[0 if block_state.camera is None else int(block_state.camera)]
-        seen = torch.from_numpy(latent_windows(windows(camera, block_state.num_frames)))
-        block_state.image_condition_latents = _image_condition(shape, block_state.first_frame_latents, seen)
+        block_state.image_condition_latents = _image_condition(shape, block_state.first_frame_latents)
         block_state.encoder_hidden_states = _rows(block_state, "prompt_embeds")
         block_state.encoder_attention_mask = _rows(block_state, "prompt_attention_mask")
         self.set_block_state(state, block_state)
@@ -156,6 +158,52 @@ class BatchedGuidanceDenoiser(ModularPipelineBlocks):
         return components, block_state
 
 
+class CameraMoves(ModularPipelineBlocks):
+    """Moves the camera once, over the layout and before the detail: at the step that leads below `MOVED_AT`.
+
+    What the transformers make of "the camera pans left" is a scene that stands still: a move is a fraction of a token
+    from one latent frame to the next. So each frame of the clean picture that this step predicts is cut to what the
+    camera sees of it then, and the noise put back; the steps that are left draw its detail anew (as SDEdit would, Meng
+    et al. 2022).
+    """
+
+    model_name = "diorama"
+
+    @property
+    def description(self) -> str:
+        return "Step within the loop: the camera's move, once the layout is there"
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("vae", AutoencoderDiorama), ComponentSpec("scheduler", FlowMatchEulerDiscreteScheduler)]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [
+            InputParam("latents", required=True, type_hint=Tensor),
+            InputParam("num_frames", required=True, type_hint=int),
+            InputParam("first_frame_latents", type_hint=Tensor),
+            InputParam("camera", type_hint=Tensor, description="(1,) int64: a number of `CAMERAS`; still by default"),
+        ]
+
+    def __call__(
+        self,
+        components: Components,
+        block_state: BlockState,
+        i: int,
+        t: Tensor,  # noqa: ARG002  what the loop hands to each of its blocks
+    ) -> tuple[Components, BlockState]:
+        camera = CAMERAS[0 if block_state.camera is None else int(block_state.camera)]
+        sigma, following = components.scheduler.sigmas[i : i + 2]
+        if camera != "still" and sigma >= MOVED_AT > following:
+            noise = block_state.latents + (1 - sigma) * block_state.noise_pred
+            seen = windows(camera, block_state.num_frames, whole_first=block_state.first_frame_latents is not None)
+            video = components.vae.decode_linear(block_state.latents - sigma * block_state.noise_pred)
+            clean = components.vae.encode(seen_through(seen, video))
+            block_state.latents, block_state.noise_pred = torch.lerp(clean, noise, sigma), noise - clean
+        return components, block_state
+
+
 class DioramaStepEnds(StepEnds):
     """Draws previews with the linear part of the autoencoder."""
 
@@ -180,10 +228,11 @@ class DioramaDenoiseLoop(Resumable, WanDenoiseLoopWrapper):
         StepBegins,
         WanImage2VideoLoopBeforeDenoiser,
         BatchedGuidanceDenoiser,
+        CameraMoves,
         WanLoopAfterDenoiser,
         DioramaStepEnds,
     )
-    block_names = ("begins", "before_denoiser", "denoiser", "after_denoiser", "ends")
+    block_names = ("begins", "before_denoiser", "denoiser", "camera", "after_denoiser", "ends")
 
 
 class DioramaKeepFirstFrameStep(ModularPipelineBlocks):
@@ -227,15 +276,15 @@ def _latent_shape(vae: Module, num_frames: int, height: int, width: int) -> tupl
     )
 
 
-def _image_condition(shape: tuple[int, int, int, int, int], first: Tensor | None, seen: Tensor) -> Tensor:
+def _image_condition(shape: tuple[int, int, int, int, int], first: Tensor | None) -> Tensor:
     """(1, 1 + C + 13, F, h, w): a mask and the first frame's latents, both 0 except at latent frame 0 of
-    image-to-video, and the positions; ``seen`` (F, 3) is what the frames show of the scene."""
+    image-to-video, and the positions."""
     batch, channels, frames, height, width = shape
     condition = torch.zeros(batch, 1 + channels, frames, height, width)
     if first is not None:
         condition[:, :1, :1] = 1.0
         condition[:, 1:, :1] = first
-    return torch.cat([condition, position_channels(frames, height, width, seen)[None]], dim=1)
+    return torch.cat([condition, position_channels(frames, height, width)[None]], dim=1)
 
 
 def _rows(block_state: BlockState, name: str) -> Tensor:
