@@ -363,6 +363,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         merged(WITH_ENGINES, {"triton": {"image": "nvcr.io/nvidia/tritonserver:24.10-py3"}}),
         "deploy/triton/Dockerfile",
     ),
+    "a budget of nothing": ({"muxer": {"podDisruptionBudget": {"maxUnavailable": "0%"}}}, "maxUnavailable"),
     "no Temporal": ({"temporal": {"address": ""}}, "temporal.address"),
 }
 
@@ -456,6 +457,31 @@ def test_a_fleet_is_spread_and_drained_with_care(files: str) -> None:
             assert spec["terminationGracePeriodSeconds"] > least + container["lifecycle"]["preStop"]["sleep"]["seconds"]
     budgets = {one["spec"]["maxUnavailable"] for one in of_kind(manifests, "PodDisruptionBudget")}
     assert budgets == ({1} if files == "gpu" else {"5%"})
+
+
+@pytest.mark.parametrize("choice", [*VALUE_FILES, "fetched", "engines"])
+def test_a_rollout_is_given_up_only_after_all_that_a_pod_may_take(choice: str) -> None:
+    """Its own patience of ten minutes would call a release failed whose engines or weights still load."""
+    given = {"fetched": merged(OUTSIDE, TOGGLES["models"]["fetched"]), "engines": WITH_ENGINES}
+    manifests = render(values=given[choice]) if choice in given else render(*VALUE_FILES[choice])
+    for deployment in of_kind(manifests, "Deployment"):
+        spec = deployment["spec"]["template"]["spec"]
+        probe = spec["containers"][0]["startupProbe"]
+        needed = 600 + probe["periodSeconds"] * probe["failureThreshold"]
+        for container in spec.get("initContainers", []):
+            told = dict(one.removeprefix("--").split("=", 1) for one in container["args"] if one.startswith("--"))
+            needed += int(told["deadline-seconds"]) * sum(one.startswith("s3://") for one in container["args"])
+        assert deployment["spec"]["progressDeadlineSeconds"] >= needed, deployment["metadata"]["name"]
+
+
+@pytest.mark.parametrize(("files", "at_once"), [("gpu", 1), ("large", "5%")])
+def test_a_release_replaces_as_many_at_once_as_a_drain_takes(files: str, at_once: int | str) -> None:
+    """GPU pods before new ones come, the others after."""
+    for deployment in of_kind(render(*VALUE_FILES[files]), "Deployment"):
+        rolling = deployment["spec"]["strategy"]["rollingUpdate"]
+        on_gpu = "-triton-" in deployment["metadata"]["name"]
+        first, then = ("maxUnavailable", "maxSurge") if on_gpu else ("maxSurge", "maxUnavailable")
+        assert (rolling[first], rolling[then]) == (at_once, 0)
 
 
 def test_every_service_has_its_templates() -> None:

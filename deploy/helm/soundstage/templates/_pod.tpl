@@ -14,7 +14,10 @@ spec:
     matchLabels:
       {{- include "soundstage.selector" . | nindent 6 }}
   strategy:
-    rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
+    # As many at once as may be away in a drain: one by one, a large fleet would take days.
+    rollingUpdate: {maxUnavailable: 0, maxSurge: {{ $values.podDisruptionBudget.maxUnavailable }}}
+  # A rollout counts as failed when nothing has become ready for so long: a node, its image, and what loads before that.
+  progressDeadlineSeconds: {{ add 600 $values.startupSeconds (include "soundstage.fetchSeconds" .root) }}
   template:
     metadata:
       labels:
@@ -148,6 +151,11 @@ volumeMounts:
   - {name: model-cache, mountPath: /model-cache}
   - {name: tmp, mountPath: /tmp}
 {{- end -}}
+{{- end -}}
+
+{{/* How long fetching all models may take. */}}
+{{- define "soundstage.fetchSeconds" -}}
+{{- mul .Values.models.fetching.deadlineSeconds (len .Values.models.fetch) -}}
 {{- end -}}
 
 {{/* Where the model store is. Arguments: root, secret (with the keys; empty: that of the artifacts). */}}
