@@ -484,6 +484,19 @@ def test_a_release_replaces_as_many_at_once_as_a_drain_takes(files: str, at_once
         assert (rolling[first], rolling[then]) == (at_once, 0)
 
 
+def test_a_port_is_called_plaintext_only_where_it_is() -> None:
+    """Meshes and gateways speak HTTP/2 without TLS to a port of `kubernetes.io/h2c`."""
+    for name, manifests in all_renderings().items():
+        found = pods(manifests)
+        for service in of_kind(manifests, "Service"):
+            component = service["metadata"]["labels"]["app.kubernetes.io/component"]
+            (container,) = found[component]["spec"]["containers"]
+            has_tls = any(one["name"].endswith("_TLS_CERT") for one in container.get("env", []))
+            for port in service["spec"]["ports"]:
+                wanted = "kubernetes.io/h2c" if port["name"] == "grpc" and not has_tls else None
+                assert port.get("appProtocol") == wanted, (name, service["metadata"]["name"])
+
+
 def test_every_service_has_its_templates() -> None:
     for component in COMPONENTS:
         folder = CHART / "templates" / component

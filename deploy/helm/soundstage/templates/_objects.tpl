@@ -11,8 +11,13 @@ spec:
   selector:
     {{- include "soundstage.selector" . | nindent 4 }}
   ports:
-    - {name: grpc, port: 50051, targetPort: grpc, appProtocol: kubernetes.io/h2c}
+    - {name: grpc, port: 50051, targetPort: grpc{{ include "soundstage.appProtocol" . }}}
     - {name: metrics, port: 9090, targetPort: metrics}
+{{- end -}}
+
+{{/* h2c is HTTP/2 in plaintext: meshes and gateways that are told so cannot speak to a port with TLS. */}}
+{{- define "soundstage.appProtocol" -}}
+{{- if not (include "soundstage.servesTls" .) }}, appProtocol: kubernetes.io/h2c{{ end -}}
 {{- end -}}
 
 {{- define "soundstage.podDisruptionBudget" -}}
