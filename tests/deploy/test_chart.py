@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from deploy.models.__main__ import READY, parse
@@ -23,6 +24,7 @@ from tests.deploy.rendering import (
     CHART,
     COMPONENTS,
     ENGINES,
+    EXTRA_APIS,
     MODELS,
     OUTSIDE,
     POOLS,
@@ -364,6 +366,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "deploy/triton/Dockerfile",
     ),
     "a budget of nothing": ({"muxer": {"podDisruptionBudget": {"maxUnavailable": "0%"}}}, "maxUnavailable"),
+    "a name with dots": ({"fullnameOverride": "video.prod"}, "set fullnameOverride"),
+    "a name that begins with a number": ({"fullnameOverride": "2nd"}, "set fullnameOverride"),
+    "a name that is too long": (
+        {"fullnameOverride": "a" * 40, "triton": {"enabled": True, "pools": [{**POOLS[0], "name": "p" * 16}]}},
+        "63 characters",
+    ),
     "no Temporal": ({"temporal": {"address": ""}}, "temporal.address"),
 }
 
@@ -482,6 +490,23 @@ def test_a_release_replaces_as_many_at_once_as_a_drain_takes(files: str, at_once
         on_gpu = "-triton-" in deployment["metadata"]["name"]
         first, then = ("maxUnavailable", "maxSurge") if on_gpu else ("maxSurge", "maxUnavailable")
         assert (rolling[first], rolling[then]) == (at_once, 0)
+
+
+@pytest.mark.parametrize("release", ["soundstage", "prod", "a" * 53, f"{'b' * 39}-{'c' * 13}"])
+def test_names_and_labels_of_any_release_are_taken(release: str) -> None:
+    """Services have names of 63 letters, digits and hyphens, labels values of 63; all of a release can be told by one."""
+    files = [option for file in VALUE_FILES["large"] for option in ("--values", str(CHART / file))]
+    apis = [option for api in EXTRA_APIS for option in ("--api-versions", api)]
+    text = run_helm("template", release, str(CHART), "--namespace", "other", *files, *apis)
+    manifests = [one for one in yaml.safe_load_all(text) if one]
+    assert [problem for one in manifests for problem in problems(one, VERSIONS[-1])] == []
+    for one in manifests:
+        assert one["metadata"]["namespace"] == "other"
+        labels = {**one["metadata"]["labels"], **(pod["metadata"]["labels"] if (pod := pod_of(one)) else {})}
+        assert labels["app.kubernetes.io/instance"] == release
+        assert all(len(value) <= 63 for value in labels.values())
+        longest = 63 if one["kind"] in ("Service", "Deployment", "ScaledObject") else 253
+        assert re.fullmatch(f"[a-z][-a-z0-9]{{0,{longest - 2}}}[a-z0-9]", one["metadata"]["name"])
 
 
 def test_a_port_is_called_plaintext_only_where_it_is() -> None:
