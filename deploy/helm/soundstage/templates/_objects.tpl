@@ -62,10 +62,15 @@ spec:
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where something else than the chart sets the replicas. */}}
+{{/*
+"true" where something else than the chart sets the replicas. One without any stays so, unless it follows the queue: no
+pod's CPU could bring it back, and an HPA on CPU with no replicas at least is refused.
+*/}}
 {{- define "soundstage.scaled" -}}
 {{- $values := include "soundstage.values" . | fromYaml -}}
-{{- if and (ne .root.Values.autoscaling.mode "none") (gt (int $values.maxReplicas) (int $values.replicas)) -}}true{{- end -}}
+{{- $least := ternary 0 1 (has .component (list "denoiser" "gateway-worker")) -}}
+{{- $may := and (ge (int $values.replicas) $least) (gt (int $values.maxReplicas) (int $values.replicas)) -}}
+{{- if and (ne .root.Values.autoscaling.mode "none") $may -}}true{{- end -}}
 {{- end -}}
 
 {{/* HPA on CPU: for what is short beside denoising. */}}
