@@ -91,6 +91,8 @@ class Values:
 
     def secrets(self) -> Iterator[NamedSecret]:
         yield self._secret("s3.existingSecret", "accessKeyKey", "secretKeyKey")
+        if self.at("s3.caSecret.name"):
+            yield self._secret("s3.caSecret", "key")
         yield self._secret("postgresql.existingSecret", "key")
         if self.scales_by_keda:
             yield self._secret("autoscaling.keda.existingSecret", "key")

@@ -250,6 +250,28 @@ def test_models_are_fetched_before_the_service_starts(choice: str, monkeypatch: 
             assert fetching["startupProbe"]["exec"]["command"][-1] == f"{told.into}/{READY}"
 
 
+def test_the_authority_of_the_store_is_where_whoever_speaks_to_it_looks() -> None:
+    """The services, what fetches models, what builds engines and what fetches them."""
+    values = merged(WITH_ENGINES, {"s3": {"secure": True, "caSecret": {"name": "our-authority", "key": "root.pem"}}})
+    speaking = 0
+    for component, pod in pods(render(values=values)).items():
+        volumes = {one["name"]: one for one in pod["spec"]["volumes"]}
+        for container in containers([{"kind": "Pod", **pod}]):
+            told = [one["value"] for one in container.get("env", []) if one["name"].endswith("_S3_CA")]
+            asked = any(one["name"].endswith("S3_SECRET_KEY") for one in container.get("env", []))
+            assert len(told) == asked, component
+            speaking += asked
+            for file in told:
+                folder, _, name = file.rpartition("/")
+                (mount,) = (one for one in container["volumeMounts"] if one["mountPath"] == folder)
+                secret = volumes[mount["name"]]["secret"]
+                assert secret["secretName"] == "our-authority"
+                assert secret["items"] == [{"key": "root.pem", "path": name}]
+    # Six services with what fetches their models, two Jobs, two pools.
+    assert speaking == 2 * len(COMPONENTS) + 2 + 2
+    assert "s3-ca" not in str(render(values=WITH_ENGINES))
+
+
 WITH_ENGINES = merged(
     merged(OUTSIDE, TOGGLES["models"]["fetched, with engines"]),
     {

@@ -21,11 +21,14 @@ from minio import Minio
 from client.cli import main
 from deploy.doctor.s3 import _skew
 from deploy.doctor.settings import DoctorSettings
+from libs.serving import TlsFiles
 from services.gateway.settings import GatewaySettings
 from tests.deploy.doctor.doctoring import examine
+from tests.support.certificates import Authority
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.s3 import S3Server
 from tests.support.temporal import temporal_address
+from tests.support.tls_proxy import serving_tls
 
 __all__ = ["postgres_server", "temporal_address"]
 
@@ -110,6 +113,19 @@ def test_tls_to_a_plain_port(s3_server: S3Server, bucket: str) -> None:
     report = examine(**s3(s3_server, bucket, artifacts_url=url))
     assert report.levels("fail") == ["s3 reachable"]
     assert "secure=" in report["s3 reachable"]["fix"]
+
+
+def test_an_authority_of_ones_own(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    files = Authority().files(tmp_path)
+    with serving_tls(s3_server.endpoint, TlsFiles(files.cert, files.key)) as endpoint:
+        stores = s3(s3_server, bucket, artifacts_url=f"s3://{bucket}?endpoint={endpoint}&secure=true")
+        unknown, known = examine(**stores), examine(**stores, s3_ca=str(files.ca))
+        unread = examine(**stores, s3_ca=str(tmp_path / "nowhere.pem"))
+    assert unknown.levels("fail") == ["s3 reachable"]
+    assert "s3.caSecret" in unknown["s3 reachable"]["fix"]
+    assert known.levels("fail") == []
+    assert {"s3 presigned", "s3 conditional write"} <= set(known.levels("ok"))
+    assert "nowhere.pem: No such file" in unread["s3"]["found"]
 
 
 def test_a_public_endpoint_that_is_away(s3_server: S3Server, bucket: str, closed: str) -> None:

@@ -64,6 +64,9 @@ spec:
             {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
             - {name: {{ $name }}, mountPath: /etc/soundstage/{{ $name }}, readOnly: true}
             {{- end }}
+            {{- with include "soundstage.s3CaMount" .root }}
+            {{- . | nindent 12 }}
+            {{- end }}
             {{- if include "soundstage.tellsCost" . }}
             - {name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
             {{- end }}
@@ -90,6 +93,9 @@ spec:
         {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
         - name: {{ $name }}
           secret: {secretName: {{ $secret }}, defaultMode: 0440}
+        {{- end }}
+        {{- with include "soundstage.s3CaVolume" .root }}
+        {{- . | nindent 8 }}
         {{- end }}
         {{- if include "soundstage.tellsCost" . }}
         - name: kubernetes
@@ -150,6 +156,9 @@ volumeMounts:
   - {name: models, mountPath: /models}
   - {name: model-cache, mountPath: /model-cache}
   - {name: tmp, mountPath: /tmp}
+  {{- with include "soundstage.s3CaMount" .root }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 {{- end -}}
 
@@ -164,6 +173,9 @@ volumeMounts:
 {{- $name := default $secret.name .secret -}}
 - {name: SOUNDSTAGE_MODELS_S3_ENDPOINT, value: {{ include "soundstage.s3Endpoint" .root | quote }}}
 - {name: SOUNDSTAGE_MODELS_S3_SECURE, value: {{ include "soundstage.s3Secure" .root | quote }}}
+{{- if .root.Values.s3.caSecret.name }}
+- {name: SOUNDSTAGE_MODELS_S3_CA, value: {{ include "soundstage.s3Ca" .root }}}
+{{- end }}
 - {name: SOUNDSTAGE_MODELS_S3_REGION, value: {{ .root.Values.s3.region | quote }}}
 - name: SOUNDSTAGE_MODELS_S3_ACCESS_KEY
   {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.accessKeyKey) | nindent 2 }}
