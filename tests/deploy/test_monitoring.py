@@ -16,8 +16,10 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from libs.serving.interceptors import RedMetrics
+from libs.serving.interceptors import FAULT_CODES, RedMetrics
+from services.audio.metrics import AudioMetrics
 from services.gateway.attempts import INNOCENT
+from services.muxer.metrics import MuxerMetrics
 from tests.deploy.rendering import CHART, VALUE_FILES, of_kind, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,6 +168,23 @@ def test_every_query_looks_at_one_release() -> None:
                 unscoped.append(f"{where}: {one.name}")
     # It lists the namespaces.
     assert unscoped == [f"{path.stem}: $namespace: soundstage_gateway_watchers_videos" for path in DASHBOARDS]
+
+
+def test_what_raises_an_alert_is_counted_from_zero() -> None:
+    """The first failure of each pod would else increase nothing."""
+    codes = {said for rule in rules() for said in re.findall(r'grpc_code=~"([A-Z_|]+)"', rule["expr"])}
+    assert codes == {"|".join(FAULT_CODES)}
+    registry = CollectorRegistry()
+    AudioMetrics(registry), MuxerMetrics(registry), RedMetrics.of(registry).begin("soundstage.video.v1.VideoService")
+
+    def counted(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, labels)
+
+    called = {"grpc_service": "soundstage.video.v1.VideoService", "grpc_method": "CreateVideo"}
+    assert [counted("grpc_server_handled_total", grpc_code=code, **called) for code in FAULT_CODES] == [0.0] * 6
+    for service, checks in (("audio", ("shape", "silence")), ("muxer", ("decodes", "streams", "sound_end"))):
+        name = f"soundstage_{service}_gate_failures_total"
+        assert [counted(name, check=check) for check in checks] == [0.0] * len(checks)
 
 
 def test_attempts_that_are_nobodys_fault_raise_no_alert() -> None:
