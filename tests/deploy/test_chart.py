@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from deploy.models.__main__ import READY, parse
 from deploy.models.settings import ModelStoreSettings
 from deploy.triton import engines
+from libs.artifacts import s3_address
 from services.denoiser.settings import DenoiserSettings
 from services.gateway.admin import parse as admin_arguments
 from tests.deploy.immutable import immutable
@@ -584,6 +585,28 @@ def test_the_notes_tell_what_comes_next() -> None:
     variables = set(re.findall(r"SOUNDSTAGE_\w+", said))
     assert {"SOUNDSTAGE_TOKEN", "SOUNDSTAGE_ADDRESS"} == variables & known_to_the_client() == variables
     assert "plaintext" in said
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said_so"),
+    [
+        (None, "port-forward service/soundstage-seaweedfs 8333:8333"),
+        ("http://localhost:8333", "port-forward service/soundstage-seaweedfs 8333:8333"),
+        ("https://files.example", "https://files.example, which must lead to service/soundstage-seaweedfs"),
+        ("", "set s3.publicEndpoint"),
+    ],
+)
+def test_the_notes_tell_where_videos_are_fetched(endpoint: str | None, said_so: str) -> None:
+    """The URLs of the dev values are those that its port-forward serves."""
+    values = {} if endpoint is None else {"s3": {"publicEndpoint": endpoint}}
+    assert said_so in notes(values)
+    (api,) = pods(render("values-dev.yaml", values=values))["gateway-api"]["spec"]["containers"]
+    told = {one["name"]: one.get("value", "") for one in api["env"]}
+    address = s3_address(
+        told["SOUNDSTAGE_GATEWAY_ARTIFACTS_URL"], told.get("SOUNDSTAGE_GATEWAY_S3_PUBLIC_ENDPOINT", "")
+    )
+    if "8333:8333" in said_so:
+        assert address.outer_host in [("127.0.0.1:8333", False), ("localhost:8333", False)]
 
 
 def test_the_notes_know_the_public_name_and_who_gives_tokens() -> None:
