@@ -124,7 +124,8 @@ class S3Doctor:
             return ok("If-None-Match is honoured")
         return warn(
             f"If-None-Match is not honoured: {first}, then {second} instead of 200, then 412",
-            "nothing of this version relies on it, a later one may: plan for a store with conditional writes",
+            "publishing models and building engines rely on it, when two do it at once: let one alone do it, or "
+            "use a store with conditional writes",
         )
 
     def presigned(self) -> Outcome:
@@ -173,9 +174,7 @@ class S3Doctor:
     def _pool(self) -> urllib3.PoolManager:
         """Tries nothing again: the first refusal is the finding."""
         trusted = ssl.create_default_context(cadata=self.ca or None)
-        return urllib3.PoolManager(
-            timeout=urllib3.Timeout(self.seconds * 0.8), retries=False, ssl_context=trusted
-        )
+        return urllib3.PoolManager(timeout=urllib3.Timeout(self.seconds * 0.8), retries=False, ssl_context=trusted)
 
 
 def _skew(date: str | None, now: datetime) -> Outcome:

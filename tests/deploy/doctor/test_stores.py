@@ -19,12 +19,14 @@ from click.testing import CliRunner
 from minio import Minio
 
 from client.cli import main
-from deploy.doctor.s3 import _skew
+from deploy.doctor.s3 import S3Doctor, _skew
 from deploy.doctor.settings import DoctorSettings
+from libs.artifacts import S3Address
 from libs.serving import TlsFiles
 from services.gateway.settings import GatewaySettings
 from tests.deploy.doctor.doctoring import examine
 from tests.support.certificates import Authority
+from tests.support.http import QuietHandler, serving_http
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.s3 import S3Server
 from tests.support.temporal import temporal_address
@@ -165,6 +167,26 @@ def test_a_server_that_is_no_s3() -> None:
     assert report["s3 clock"]["level"] == "fail"
     # Whole seconds, cut off, and the time of the call.
     assert re.search(r"is (3599|360\d) s behind", report["s3 clock"]["found"])
+
+
+def test_a_store_without_conditional_writes() -> None:
+    """Publishing models and building engines rely on them: `put_new` of the model store."""
+
+    class Store(QuietHandler):
+        def do_PUT(self) -> None:  # noqa: N802  http.server's own name
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_DELETE = do_PUT  # noqa: N815
+
+    with serving_http(Store) as url:
+        address = S3Address("b", urlsplit(url).netloc, secure=False)
+        outcome = S3Doctor(address, "key", "secret", seconds=60).conditional()
+    assert outcome.level == "warn"
+    assert outcome.found == "If-None-Match is not honoured: 200, then 200 instead of 200, then 412"
+    assert "publishing models" in outcome.fix
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(0, "ok"), (-59, "ok"), (61, "fail"), (-3600, "fail")])
