@@ -517,7 +517,7 @@ def test_a_release_replaces_as_many_at_once_as_a_drain_takes(files: str, at_once
 
 @pytest.mark.parametrize("release", ["soundstage", "prod", "a" * 53, f"{'b' * 39}-{'c' * 13}"])
 def test_names_and_labels_of_any_release_are_taken(release: str) -> None:
-    """Services have names of 63 letters, digits and hyphens, labels values of 63; all of a release can be told by one."""
+    """Services have names of 63 letters, digits and hyphens, labels values of 63; one label tells the release."""
     files = [option for file in VALUE_FILES["large"] for option in ("--values", str(CHART / file))]
     apis = [option for api in EXTRA_APIS for option in ("--api-versions", api)]
     text = run_helm("template", release, str(CHART), "--namespace", "other", *files, *apis)
@@ -543,6 +543,20 @@ def test_a_port_is_called_plaintext_only_where_it_is() -> None:
             for port in service["spec"]["ports"]:
                 wanted = "kubernetes.io/h2c" if port["name"] == "grpc" and not has_tls else None
                 assert port.get("appProtocol") == wanted, (name, service["metadata"]["name"])
+
+
+def test_pods_go_to_the_nodes_that_the_values_name() -> None:
+    """That of `helm test` too, which else waits where the gateway's nodes are the only ones for it."""
+    tolerations = [{"key": "dedicated", "operator": "Exists"}]
+    placed = {"nodeSelector": {"kubernetes.io/arch": "amd64"}, "tolerations": tolerations}
+    keys = ("gatewayApi", "gatewayWorker", "encoder", "denoiser", "audio", "muxer")
+    values = {**dict.fromkeys(keys, placed), "image": {"pullSecrets": [{"name": "p"}]}}
+    found = pods(render(values=merged(OUTSIDE, values)))
+    for component in (*COMPONENTS, "test"):
+        spec = found[component]["spec"]
+        assert (spec["nodeSelector"], spec["tolerations"]) == (placed["nodeSelector"], tolerations)
+        assert spec["imagePullSecrets"] == [{"name": "p"}]
+    assert "topologySpreadConstraints" not in found["test"]["spec"]
 
 
 def test_every_service_has_its_templates() -> None:
@@ -615,7 +629,7 @@ def test_the_notes_know_the_public_name_and_who_gives_tokens() -> None:
     for kind in ("LoadBalancer", "ClusterIP"):
         said = notes({"tls": tls, "auth": oidc, "gatewayService": {"type": kind}, "tests": {"enabled": False}})
         assert "SOUNDSTAGE_ADDRESS=video.example.com:443 SOUNDSTAGE_TLS=1" in said
-        assert "port-forward" not in said
+        assert "port-forward service/soundstage-gateway-api" not in said
         assert "plaintext" not in said
         assert "https://id.example for videos" in said
         assert "services.gateway.admin" not in said
