@@ -559,6 +559,21 @@ def test_pods_go_to_the_nodes_that_the_values_name() -> None:
     assert "topologySpreadConstraints" not in found["test"]["spec"]
 
 
+def test_helm_test_asks_every_service() -> None:
+    """The workers too: without any, nobody runs videos, and all the others are well."""
+    manifests = render(values=OUTSIDE)
+    asked = {
+        argument.removeprefix("--address=")
+        for container in pods(manifests)["test"]["spec"]["containers"]
+        for argument in container["args"]
+        if argument.startswith("--address=")
+    }
+    assert asked == {
+        f"soundstage-{component}" + (":443" if component == "gateway-api" else ".video.svc:50051")
+        for component in COMPONENTS
+    }
+
+
 def test_every_service_has_its_templates() -> None:
     for component in COMPONENTS:
         folder = CHART / "templates" / component

@@ -14,7 +14,7 @@ STAGES = ("encoder", "denoiser", "audio", "muxer")
 # docs of the design, section 1 and 7: the gateway calls the stages, the api asks the encoder about prompts, every one
 # reads and writes artifacts, records and workflows are the gateway's alone.
 DRAWN: set[Arrow] = {("gateway-worker", stage, 50051) for stage in STAGES} | {("gateway-api", "encoder", 50051)}
-HEALTH_TEST: set[Arrow] = {("test", called, 50051) for called in ("gateway-api", *STAGES)}
+HEALTH_TEST: set[Arrow] = {("test", called, 50051) for called in ("gateway-api", "gateway-worker", *STAGES)}
 STORES: set[Arrow] = {(caller, "seaweedfs", 8333) for caller in ("gateway-api", "gateway-worker", *STAGES)} | {
     (caller, store, port)
     for caller in ("gateway-api", "gateway-worker")
