@@ -638,6 +638,11 @@ def test_the_notes_tell_where_videos_are_fetched(endpoint: str | None, said_so: 
         assert address.outer_host in [("127.0.0.1:8333", False), ("localhost:8333", False)]
 
 
+@pytest.mark.parametrize(("kind", "port"), [("NodePort", "NODEPORT"), ("LoadBalancer", "443")])
+def test_the_notes_name_the_port_that_callers_reach(kind: str, port: str) -> None:
+    assert f"SOUNDSTAGE_ADDRESS=ADDRESS:{port}\n" in notes({"gatewayService": {"type": kind}})
+
+
 def test_the_notes_know_the_public_name_and_who_gives_tokens() -> None:
     tls = {"public": {"enabled": True, "dnsNames": ["video.example.com"], "existingSecret": "cert"}}
     oidc = {"apiKeys": False, "oidc": {"issuer": "https://id.example", "audience": "videos"}}
