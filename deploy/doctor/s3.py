@@ -173,7 +173,7 @@ class S3Doctor:
 
     def _pool(self) -> urllib3.PoolManager:
         """Tries nothing again: the first refusal is the finding."""
-        trusted = ssl.create_default_context(cadata=self.ca or None)
+        trusted = ssl.create_default_context(cadata=self.ca) if self.ca else None
         return urllib3.PoolManager(timeout=urllib3.Timeout(self.seconds * 0.8), retries=False, ssl_context=trusted)
 
 

@@ -77,8 +77,9 @@ def s3(server: S3Server, bucket: str, **changed: str) -> dict[str, str]:
 
 def test_all_is_well(s3_server: S3Server, bucket: str, postgres_server: PostgresServer, temporal_address: str) -> None:
     url = postgres_server.create(f"doctor_{uuid.uuid4().hex}")
-    report = examine(**s3(s3_server, bucket), database_url=url, temporal_address=temporal_address)
-    assert report.exit_code == 0
+    stores = s3(s3_server, bucket)
+    report = examine("--seconds", "60", **stores, database_url=url, temporal_address=temporal_address)
+    assert report.exit_code == 0, report.output
     assert [one for one in report.checks if one["level"] != "ok"] == []
     assert len(report.checks) == 18
     assert report["s3 conditional write"]["found"] == "If-None-Match is honoured"
@@ -121,7 +122,7 @@ def test_an_authority_of_ones_own(s3_server: S3Server, bucket: str, tmp_path: Pa
     files = Authority().files(tmp_path)
     with serving_tls(s3_server.endpoint, TlsFiles(files.cert, files.key)) as endpoint:
         stores = s3(s3_server, bucket, artifacts_url=f"s3://{bucket}?endpoint={endpoint}&secure=true")
-        unknown, known = examine(**stores), examine(**stores, s3_ca=str(files.ca))
+        unknown, known = (examine("--seconds", "60", **stores, **more) for more in ({}, {"s3_ca": str(files.ca)}))
         unread = examine(**stores, s3_ca=str(tmp_path / "nowhere.pem"))
     assert unknown.levels("fail") == ["s3 reachable"]
     assert "s3.caSecret" in unknown["s3 reachable"]["fix"]
@@ -182,7 +183,7 @@ def test_a_store_without_conditional_writes() -> None:
         do_DELETE = do_PUT  # noqa: N815
 
     with serving_http(Store) as url:
-        address = S3Address("b", urlsplit(url).netloc, secure=False)
+        address = S3Address("bucket", urlsplit(url).netloc, secure=False)
         outcome = S3Doctor(address, "key", "secret", seconds=60).conditional()
     assert outcome.level == "warn"
     assert outcome.found == "If-None-Match is not honoured: 200, then 200 instead of 200, then 412"
