@@ -56,6 +56,8 @@ class ClusterDoctor:
             yield Check("cluster gpu driver", self.driver, needs="cluster gpus")
         for name in self.values.priority_classes:
             yield Check(f"cluster priority class {name}", self._priority_class(name), needs="cluster version")
+        for claim in self.values.claims:
+            yield Check(f"cluster claim {claim}", self._claim(claim), needs="cluster namespace")
         for secret in self.values.secrets():
             if secret.name:
                 yield Check(f"secret {secret.path}", self._reader(secret), needs="cluster namespace")
@@ -125,6 +127,16 @@ class ClusterDoctor:
 
         return look
 
+    def _claim(self, name: str) -> Callable[[], Outcome]:
+        def look() -> Outcome:
+            path = f"/api/v1/namespaces/{self.api.namespace}/persistentvolumeclaims/{name}"
+            status, _ = self.api.ask("GET", path)
+            if status == 404:
+                return fail("is not there, and its pods wait for it", "make it, and put into it what the values say")
+            return ok("is there") if status == 200 else warn("may not be looked at", "see yourself that it is there")
+
+        return look
+
     def _api_checks(self) -> Iterator[Check]:
         values = self.values
         monitors = ["servicemonitors"] * bool(values.at("monitoring.serviceMonitor.enabled"))
@@ -165,8 +177,11 @@ class ClusterDoctor:
         yield from KINDS
         if any(self.values.at(f"bundled.{name}.enabled") for name in ("postgresql", "seaweedfs", "temporal")):
             yield "apps", "statefulsets"
-        if self.values.at("triton.enabled") and self.values.at("triton.engines.enabled"):
+        if self.values.builds_engines:
             yield "batch", "jobs"
+        if self.values.at("autoscaling.deletionCost.enabled"):
+            yield "rbac.authorization.k8s.io", "roles"
+            yield "rbac.authorization.k8s.io", "rolebindings"
         if self.values.scales_by_keda:
             yield from KEDA
         if self.values.uses_cert_manager:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ssl
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,8 @@ class S3Doctor:
     secret_key: str
     seconds: float
     for_cluster: bool = False
+    ca: str = ""
+    """Authority of the server's certificate, PEM; the system's without it."""
 
     def checks(self) -> Iterator[Check]:
         inner = Address(self.address.endpoint, variable("artifacts_url"), self.for_cluster)
@@ -63,7 +66,8 @@ class S3Doctor:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             return fail(
                 f"{self.address.endpoint} over {scheme}: {why(error)}",
-                "see that the server runs, the port is right, and secure= says whether it speaks TLS",
+                "see that the server runs, the port is right, secure= says whether it speaks TLS, and who signed its "
+                f"certificate is known: by the system, or set {variable('s3_ca')} or s3.caSecret",
             )
         return ok(f"{self.address.endpoint} answers over {scheme} ({answer.status})")
 
@@ -120,7 +124,8 @@ class S3Doctor:
             return ok("If-None-Match is honoured")
         return warn(
             f"If-None-Match is not honoured: {first}, then {second} instead of 200, then 412",
-            "nothing of this version relies on it, a later one may: plan for a store with conditional writes",
+            "publishing models and building engines rely on it, when two do it at once: let one alone do it, or "
+            "use a store with conditional writes",
         )
 
     def presigned(self) -> Outcome:
@@ -168,7 +173,8 @@ class S3Doctor:
 
     def _pool(self) -> urllib3.PoolManager:
         """Tries nothing again: the first refusal is the finding."""
-        return urllib3.PoolManager(timeout=urllib3.Timeout(self.seconds * 0.8), retries=False)
+        trusted = ssl.create_default_context(cadata=self.ca) if self.ca else None
+        return urllib3.PoolManager(timeout=urllib3.Timeout(self.seconds * 0.8), retries=False, ssl_context=trusted)
 
 
 def _skew(date: str | None, now: datetime) -> Outcome:

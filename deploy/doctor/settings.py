@@ -29,6 +29,9 @@ class DoctorSettings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     """Secret key of an S3 store."""
 
+    s3_ca: Path | None = None
+    """Authority, PEM, of the S3 server's certificate."""
+
     s3_public_endpoint: str = ""
     """Where callers reach the S3 store."""
 

@@ -48,9 +48,21 @@ class Stores:
             found = str(error)
             yield Check("s3", lambda: fail(found, f"set {variable('artifacts_url')}"))
             return
+        try:
+            ca = self._authority()
+        except OSError as error:
+            unread = f"{error.filename}: {error.strerror}"
+            yield Check("s3", lambda: fail(unread, f"set {variable('s3_ca')} to a PEM file"))
+            return
         key = self.settings.s3_access_key.get_secret_value() or self._secret("s3.existingSecret", "accessKeyKey")
         secret = self.settings.s3_secret_key.get_secret_value() or self._secret("s3.existingSecret", "secretKeyKey")
-        yield from S3Doctor(address, key, secret, self.seconds, for_cluster=not self.settings.artifacts_url).checks()
+        in_cluster = not self.settings.artifacts_url
+        yield from S3Doctor(address, key, secret, self.seconds, for_cluster=in_cluster, ca=ca).checks()
+
+    def _authority(self) -> str:
+        """PEM. Raises OSError when the file of the settings cannot be read."""
+        file = self.settings.s3_ca
+        return file.read_text(encoding="utf-8") if file else self._secret("s3.caSecret", "key")
 
     def _database(self) -> Iterator[Check]:
         said = self.settings.database_url.get_secret_value()

@@ -69,6 +69,21 @@ class Values:
         return bool((inside and any(not given.get(name) for name in COMPONENTS)) or outside)
 
     @property
+    def builds_engines(self) -> bool:
+        return bool(self.at("triton.enabled") and self.at("triton.engines.enabled"))
+
+    @property
+    def claims(self) -> list[str]:
+        """Of volumes that the pods mount and the release does not make."""
+        names = {self.at("models.existingClaim")}
+        if self.at("models.fetch"):
+            names.add(self.at("models.fetching.cacheClaim"))
+        if self.at("triton.enabled") and not self.builds_engines:
+            shared = self.at("triton.repositoryClaim")
+            names |= {pool.get("repositoryClaim") or shared for pool in self.at("triton.pools") or []}
+        return sorted(str(name) for name in names if name)
+
+    @property
     def artifacts_url(self) -> str:
         """Empty for the store that the release brings itself."""
         bucket, endpoint, region = (self.at(f"s3.{name}") for name in ("bucket", "endpoint", "region"))
@@ -87,10 +102,16 @@ class Values:
 
     @property
     def priority_classes(self) -> list[str]:
-        return sorted({str(name) for part in self._pods() if (name := part.get("priorityClassName"))})
+        names = {part.get("priorityClassName") for part in self._pods()}
+        if self.builds_engines:
+            names.add(self.at("triton.engines.priorityClassName"))
+        return sorted(str(name) for name in names if name)
 
     def secrets(self) -> Iterator[NamedSecret]:
         yield self._secret("s3.existingSecret", "accessKeyKey", "secretKeyKey")
+        if self.at("s3.caSecret.name"):
+            yield self._secret("s3.caSecret", "key")
+        yield from self._of_models()
         yield self._secret("postgresql.existingSecret", "key")
         if self.scales_by_keda:
             yield self._secret("autoscaling.keda.existingSecret", "key")
@@ -100,6 +121,16 @@ class Values:
 
     def _secret(self, path: str, *keys: str) -> NamedSecret:
         return NamedSecret(path, self.at(f"{path}.name") or "", tuple(self.at(f"{path}.{key}") or "" for key in keys))
+
+    def _of_models(self) -> Iterator[NamedSecret]:
+        """Those with keys of their own for the model store; else the artifact store's open it."""
+        keys = tuple(self.at(f"s3.existingSecret.{key}") or "" for key in ("accessKeyKey", "secretKeyKey"))
+        for path, is_used in (
+            ("models.fetching.existingSecret", bool(self.at("models.fetch"))),
+            ("triton.engines.existingSecret", self.builds_engines),
+        ):
+            if is_used and (name := self.at(path)):
+                yield NamedSecret(path, name, keys)
 
     def _pods(self) -> Iterator[Mapping[str, Any]]:
         if self.at("triton.enabled"):

@@ -8,7 +8,8 @@ fetch URI … --cache DIR --into DIR every file into the cache, hashed; a link f
 prune --bucket BUCKET              shows which old revisions and engines would be deleted; --yes deletes them
 … --values FILE --in-use URI …     but for the newest --keep of each model, and what values or URIs name
 
-Where the store is, say SOUNDSTAGE_MODELS_S3_ENDPOINT, …_S3_ACCESS_KEY, …_S3_SECRET_KEY, …_S3_REGION, …_S3_SECURE.
+Where the store is, say SOUNDSTAGE_MODELS_S3_ENDPOINT, …_S3_ACCESS_KEY, …_S3_SECRET_KEY, …_S3_REGION, …_S3_SECURE,
+…_S3_CA (PEM file: who signed its certificate).
 Exit codes: 1 it cannot be done as things are, 2 change the command, 3 the store does not answer: again may work.
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -28,7 +30,10 @@ class ModelStoreSettings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     """Secret key."""
 
+    s3_ca: Path | None = None
+    """Authority, PEM, of its certificate; the system's without it."""
+
     def open(self, bucket: str) -> S3Store:
         address = S3Address(bucket, self.s3_endpoint, secure=self.s3_secure, region=self.s3_region)
         keys = self.s3_access_key.get_secret_value(), self.s3_secret_key.get_secret_value()
-        return S3Store(address, access_key=keys[0], secret_key=keys[1])
+        return S3Store(address, access_key=keys[0], secret_key=keys[1], ca=self.s3_ca)

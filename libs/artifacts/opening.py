@@ -18,19 +18,22 @@ _memories: dict[str, MemoryStore] = {}
 _memories_lock = threading.Lock()
 
 
-def open_store(url: str, *, access_key: str = "", secret_key: str = "", public_endpoint: str = "") -> Store:
+def open_store(
+    url: str, *, access_key: str = "", secret_key: str = "", public_endpoint: str = "", ca: Path | None = None
+) -> Store:
     """Open the store that ``url`` names; raises ValueError saying what is wrong with it.
 
     - ``file:///absolute/folder``
     - ``s3://bucket?endpoint=host:port&secure=true&region=us-east-1``; ``public_endpoint`` (host:port or a URL) is the
-      one that presigned URLs name, where callers reach the store by another address than we do
+      one that presigned URLs name, where callers reach the store by another address than we do; ``ca``, a PEM file,
+      is the authority of its certificate where the system's are not
     - ``memory://name``: one memory a name in this process
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return FolderStore(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc and parts.path in ("", "/"):
-        return S3Store(s3_address(url, public_endpoint), access_key=access_key, secret_key=secret_key)
+        return S3Store(s3_address(url, public_endpoint), access_key=access_key, secret_key=secret_key, ca=ca)
     if parts.scheme == "memory" and parts.netloc:
         with _memories_lock:
             return _memories.setdefault(parts.netloc, MemoryStore(parts.netloc))

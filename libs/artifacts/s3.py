@@ -67,11 +67,20 @@ _PATIENCE = Patience()
 class S3Store:
     """Creates the bucket at the first write when it is not there. Every wait is bounded by `Patience`."""
 
-    def __init__(self, address: S3Address, *, access_key: str, secret_key: str, patience: Patience = _PATIENCE) -> None:
+    def __init__(
+        self,
+        address: S3Address,
+        *,
+        access_key: str,
+        secret_key: str,
+        ca: Path | None = None,
+        patience: Patience = _PATIENCE,
+    ) -> None:
+        """``ca``: authority (PEM) of the server's certificate; the system's without it."""
         self._bucket = address.bucket
         self._root = f"s3://{address.bucket}/"
         self._region = address.region
-        self._pool = pool = _http_pool(patience)
+        self._pool = pool = _http_pool(patience, ca)
         connect = partial(Minio, access_key=access_key, secret_key=secret_key, region=address.region, http_client=pool)
         self._client = connect(address.endpoint, secure=address.secure)
         # The host is part of a signature: a URL signed for the inner address is refused at the outer one.
@@ -213,7 +222,7 @@ def _unavailable(what: str) -> Unavailable:
     return Unavailable(f"the artifact store cannot be used now ({what}); try again", reason="STORE_UNAVAILABLE")
 
 
-def _http_pool(patience: Patience) -> urllib3.PoolManager:
+def _http_pool(patience: Patience, ca: Path | None) -> urllib3.PoolManager:
     """Tries every request again, also PUT and POST: writing the same bytes under the same key twice is harmless."""
     retry = urllib3.Retry(
         total=patience.tries - 1,
@@ -225,4 +234,5 @@ def _http_pool(patience: Patience) -> urllib3.PoolManager:
         respect_retry_after_header=False,
     )
     timeout = urllib3.Timeout(connect=patience.connect_seconds, read=patience.silence_seconds)
-    return urllib3.PoolManager(maxsize=16, timeout=timeout, retries=retry)
+    authority = str(ca) if ca else None
+    return urllib3.PoolManager(maxsize=16, timeout=timeout, retries=retry, ca_certs=authority)

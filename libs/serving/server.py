@@ -110,7 +110,10 @@ async def running(
     ready = ReadyInterceptor()
     admission = AdmissionInterceptor({endpoint.name: endpoint.admit for endpoint in endpoints if endpoint.admit})
     peers = [PeerInterceptor(settings.tls_client_names)] if settings.tls_client_names else []
-    server = _server(settings, [ready, *peers, admission], RedMetrics.of(registry))
+    metrics = RedMetrics.of(registry)
+    for endpoint in endpoints:
+        metrics.begin(endpoint.name)
+    server = _server(settings, [ready, *peers, admission], metrics)
     servicer = await _add_endpoints(server, endpoints)
     with _metrics_server(settings, registry) as metrics_port:
         port = _listen(server, settings)

@@ -54,6 +54,9 @@ class ServiceSettings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     """Secret key of an S3 store."""
 
+    s3_ca: Path | None = None
+    """Authority, PEM, of the S3 server's certificate; the system's without it."""
+
     s3_public_endpoint: str = ""
     """host:port or URL under which callers reach the S3 store, when it is not the endpoint of `artifacts_url`."""
 

@@ -24,6 +24,7 @@ async def main() -> None:
         access_key=settings.s3_access_key.get_secret_value(),
         secret_key=settings.s3_secret_key.get_secret_value(),
         public_endpoint=settings.s3_public_endpoint,
+        ca=settings.s3_ca,
     )
     catalog = Catalog.read(settings.models_dir)
     synthesizer = Synthesizer(

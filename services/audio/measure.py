@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from libs.errors import Internal
 
-__all__ = ["CEILING_DBFS", "SILENCE_DBFS", "Measures", "check", "limit", "measure"]
+__all__ = ["CEILING_DBFS", "CHECKS", "SILENCE_DBFS", "Measures", "check", "limit", "measure"]
 
 SILENCE_DBFS = -200.0
 CEILING_DBFS = -1.0
@@ -37,6 +37,10 @@ def measure(sound: NDArray[np.float32], sample_rate: int) -> Measures:
         peak_dbfs=_decibels(float(np.abs(sound).max(initial=0.0))),
         balance=float(energy[1] - energy[0]) / total if total > 0 else 0.0,
     )
+
+
+CHECKS = ("shape", "finite", "silence")
+"""Names that a failure of `check` may have."""
 
 
 def check(sound: NDArray[np.float32], num_samples: int, *, silent: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from services.audio.measure import CHECKS
+
 __all__ = ["AudioMetrics"]
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -33,6 +35,8 @@ class AudioMetrics:
             ["check"],
             registry=registry,
         )
+        for check in CHECKS:  # from 0 on: a series that begins with 1 has not increased, for Prometheus
+            self._gate_failures.labels(check)
 
     def loaded(self, model: str, seconds: float) -> None:
         self._load_seconds.labels(model).set(seconds)

@@ -233,6 +233,7 @@ def open_artifacts(settings: GatewaySettings) -> Store:
         access_key=settings.s3_access_key.get_secret_value(),
         secret_key=settings.s3_secret_key.get_secret_value(),
         public_endpoint=settings.s3_public_endpoint,
+        ca=settings.s3_ca,
     )
 
 

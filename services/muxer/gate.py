@@ -16,7 +16,7 @@ import av
 from libs.errors import Internal
 from services.muxer.facts import FileFacts, SoundFacts, read_facts
 
-__all__ = ["SAMPLE_RATE", "Expected", "check_facts", "check_file"]
+__all__ = ["CHECKS", "SAMPLE_RATE", "Expected", "check_facts", "check_file"]
 
 SAMPLE_RATE = 48_000
 _START_TOLERANCE = Fraction(1, 1000)
@@ -178,3 +178,6 @@ _SOUND_CHECKS: dict[str, _Check] = {
     "sound_samples": _sound_samples,
     "sound_finite": _sound_finite,
 }
+
+CHECKS = ("decodes", *_PICTURE_CHECKS, *_SOUND_CHECKS)
+"""All names that a failure may have."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from libs.errors import Internal
+from services.muxer.gate import CHECKS
 
 __all__ = ["MuxerMetrics"]
 
@@ -38,6 +39,8 @@ class MuxerMetrics:
             ["check"],
             registry=registry,
         )
+        for check in CHECKS:  # from 0 on: a series that begins with 1 has not increased, for Prometheus
+            self._gate_failures.labels(check)
 
     def loaded(self, model: str, seconds: float) -> None:
         self._load_seconds.labels(model).set(seconds)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import yaml
 
 from bench import autoscaling
-from bench.autoscaling import METRICS, Case, simulate
+from bench.autoscaling import (
+    CLEAR_SECONDS,
+    DOCS,
+    FLEETS,
+    HEADROOM,
+    METRICS,
+    Case,
+    simulate,
+    sweep_table,
+    table,
+)
 from bench.fleet.autoscaler import Autoscaler, Behaviour, of_pods, of_total
 from bench.fleet.fleet import COLD_STARTS, Fleet
 from bench.fleet.traces import HOUR, TRACES, Trace, make, mean_seconds
@@ -88,3 +101,27 @@ def test_ours_waits_less_than_the_queues_length(monkeypatch: pytest.MonkeyPatch)
     assert ours.videos == other.videos
     assert ours.wait_p50 < other.wait_p50
     assert set(METRICS) >= {"should be at work", "queue length"}
+
+
+def test_the_chart_ships_what_was_simulated() -> None:
+    queue = yaml.safe_load((DOCS.parent / "deploy/helm/soundstage/values.yaml").read_text())["autoscaling"]["queue"]
+    simulated, up, down = Behaviour(), queue["scaleUp"], queue["scaleDown"]
+    assert (queue["clearSeconds"], queue["headroomPercent"]) == (CLEAR_SECONDS, 100 * HEADROOM)
+    assert (up["pods"], up["percent"], up["periodSeconds"]) == (
+        simulated.up_pods,
+        simulated.up_percent,
+        simulated.up_period,
+    )
+    assert up["stabilizationSeconds"] == 0
+    assert (down["percent"], down["periodSeconds"], down["stabilizationSeconds"]) == (
+        simulated.down_percent,
+        simulated.down_period,
+        simulated.down_window,
+    )
+
+
+def test_the_tables_of_the_docs_are_the_recorded_results() -> None:
+    details = json.loads((DOCS.parent / "bench/results/autoscaling.json").read_text())["details"]
+    page = (DOCS / "autoscaling.md").read_text()
+    assert [size for size in FLEETS if table(details["comparison"], size) not in page] == []
+    assert sweep_table(details["sweep"]) in page

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.test_monitoring import RULES, alerts
+from tests.deploy.test_monitoring import RULES, SCOPE, alerts
 from tools.promtool import promtool
 
 PROMTOOL_SECONDS = 120
@@ -30,6 +30,7 @@ GATE = 'soundstage_muxer_gate_failures_total{check="%s"}'
 SCALER = 'keda_scaler_detail_errors_total{scaledObject="%s",metric="s0-postgresql"}'
 CHECKPOINT = 'soundstage_denoiser_oldest_checkpoint_seconds{pod="%s"}'
 WINDOWS = ("1h", "6h", "1d", "3d")
+NAMESPACE = "video"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class Raised:
 
 @dataclass(frozen=True)
 class Case:
-    """`series`: samples a minute, in promtool's notation. `raised`: what there is at each moment, and nothing else."""
+    """`series`: samples a minute, in promtool's notation, of our namespace where they name none.
+
+    `raised`: what there is at each moment, and nothing else.
+    """
 
     alert: str
     what: str
@@ -159,8 +163,21 @@ CASES = [
         {f'{ENDED}{{state="CANCELLED"}}': "0+100x300", f'{ENDED}{{state="SUCCEEDED"}}': "0+1x300"},
         QUIET,
     ),
+    Case("SoundstageVideosFail", "of others", {f'{ENDED}{{namespace="other",state="FAILED"}}': "0+9x300"}, QUIET),
     *burn_rates("SoundstageCallsFail", CALLS % "INTERNAL", CALLS % "OK", (2, 1, 0.4, 0.2, 0.05), 5),
     Case("SoundstageCallsFail", "the callers' own", {CALLS % "NOT_FOUND": "0+9x300", CALLS % "OK": "0+1x300"}, QUIET),
+    Case(
+        "SoundstageCallsFail",
+        "watches whose callers look no longer",
+        {(CALLS % "DEADLINE_EXCEEDED").replace("GetVideo", "WatchVideo"): "0+9x300", CALLS % "OK": "0+1x300"},
+        QUIET,
+    ),
+    Case(
+        "SoundstageQueueStalls",
+        "another release begins",
+        {**queue("STANDARD", "0+60x40"), ADMITTED: "5x40", f'{ADMITTED}{{namespace="other"}}': "0+1x40"},
+        {"20m": [], "21m": [stalled("21m 0s")]},
+    ),
     Case(
         "SoundstageQueueStalls",
         "nobody begins",
@@ -190,6 +207,12 @@ CASES = [
         "another one reads",
         {READ % "worker": "0+60x10 600x30", READ % "other": "0+60x40"},
         {"18m": [], "40m": []},
+    ),
+    Case(
+        "SoundstageNoWorkers",
+        "another release's reads",
+        {READ % "worker": "0+60x10 600x30", READ.replace("{", '{namespace="other",') % "worker": "0+60x40"},
+        {"17m": [], "18m": [NO_WORKERS]},
     ),
     Case("SoundstageNoWorkers", "nothing is queued", {READ % "worker": "0+60x40"}, {"6m": [], "40m": []}),
     Case(
@@ -239,6 +262,7 @@ CASES = [
         {"10m": [], "11m": [NO_SCALING]},
     ),
     Case("SoundstageScalerFails", "one error", {SCALER % "soundstage-denoiser": "0 1x30"}, {"10m": [], "11m": []}),
+    Case("SoundstageScalerFails", "of another release", {SCALER % "video2-denoiser": "0+1x30"}, {"30m": []}),
     Case("SoundstageScalerFails", "of somebody else", {SCALER % "a-shop": "0+1x30"}, {"30m": []}),
 ]
 
@@ -270,17 +294,24 @@ def test_promtool_sees_mistakes(tmp_path: Path) -> None:
     assert [asked(one, tmp_path).returncode for one in (late, other_words)] == [1, 1]
 
 
+def scoped(series: str) -> str:
+    name, _, labels = series.partition("{")
+    return series if "namespace=" in labels else f'{name}{{namespace="{NAMESPACE}"' + (f",{labels}" if labels else "}")
+
+
 def asked(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
+    rules = folder / "rules.yaml"
+    rules.write_text(RULES.read_text().replace("NAMESPACE", NAMESPACE).replace("FULLNAME", "soundstage"))
     groups = [group["name"] for group in yaml.safe_load(RULES.read_text())["groups"]]
     tested = {
-        "rule_files": [str(RULES)],
+        "rule_files": [str(rules)],
         "evaluation_interval": "1m",
         "group_eval_order": groups,
         "tests": [
             {
                 "name": str(case),
                 "interval": "1m",
-                "input_series": [{"series": series, "values": values} for series, values in case.series.items()],
+                "input_series": [{"series": scoped(one), "values": values} for one, values in case.series.items()],
                 "alert_rule_test": [
                     {
                         "eval_time": moment,
@@ -301,7 +332,8 @@ def asked(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
 def expected(alert: str, raised: Raised) -> dict[str, Any]:
     window = raised.labels.get("window")
     (rule,) = (one for one in alerts() if one["alert"] == alert and one["labels"].get("window") == window)
+    ours = {"namespace": NAMESPACE} if SCOPE in rule["expr"] else {}
     return {
-        "exp_labels": rule["labels"] | raised.labels,
+        "exp_labels": rule["labels"] | raised.labels | ours,
         "exp_annotations": rule["annotations"] | {"description": raised.says},
     }

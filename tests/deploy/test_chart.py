@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from deploy.models.__main__ import READY, parse
 from deploy.models.settings import ModelStoreSettings
 from deploy.triton import engines
+from libs.artifacts import s3_address
 from services.denoiser.settings import DenoiserSettings
 from services.gateway.admin import parse as admin_arguments
 from tests.deploy.immutable import immutable
@@ -23,6 +25,7 @@ from tests.deploy.rendering import (
     CHART,
     COMPONENTS,
     ENGINES,
+    EXTRA_APIS,
     MODELS,
     OUTSIDE,
     POOLS,
@@ -248,6 +251,28 @@ def test_models_are_fetched_before_the_service_starts(choice: str, monkeypatch: 
             assert fetching["startupProbe"]["exec"]["command"][-1] == f"{told.into}/{READY}"
 
 
+def test_the_authority_of_the_store_is_where_whoever_speaks_to_it_looks() -> None:
+    """The services, what fetches models, what builds engines and what fetches them."""
+    values = merged(WITH_ENGINES, {"s3": {"secure": True, "caSecret": {"name": "our-authority", "key": "root.pem"}}})
+    speaking = 0
+    for component, pod in pods(render(values=values)).items():
+        volumes = {one["name"]: one for one in pod["spec"]["volumes"]}
+        for container in containers([{"kind": "Pod", **pod}]):
+            told = [one["value"] for one in container.get("env", []) if one["name"].endswith("_S3_CA")]
+            asked = any(one["name"].endswith("S3_SECRET_KEY") for one in container.get("env", []))
+            assert len(told) == asked, component
+            speaking += asked
+            for file in told:
+                folder, _, name = file.rpartition("/")
+                (mount,) = (one for one in container["volumeMounts"] if one["mountPath"] == folder)
+                secret = volumes[mount["name"]]["secret"]
+                assert secret["secretName"] == "our-authority"
+                assert secret["items"] == [{"key": "root.pem", "path": name}]
+    # Six services with what fetches their models, two Jobs, two pools.
+    assert speaking == 2 * len(COMPONENTS) + 2 + 2
+    assert "s3-ca" not in str(render(values=WITH_ENGINES))
+
+
 WITH_ENGINES = merged(
     merged(OUTSIDE, TOGGLES["models"]["fetched, with engines"]),
     {
@@ -363,6 +388,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         merged(WITH_ENGINES, {"triton": {"image": "nvcr.io/nvidia/tritonserver:24.10-py3"}}),
         "deploy/triton/Dockerfile",
     ),
+    "a budget of nothing": ({"muxer": {"podDisruptionBudget": {"maxUnavailable": "0%"}}}, "maxUnavailable"),
+    "a name with dots": ({"fullnameOverride": "video.prod"}, "set fullnameOverride"),
+    "a name that begins with a number": ({"fullnameOverride": "2nd"}, "set fullnameOverride"),
+    "a name that is too long": (
+        {"fullnameOverride": "a" * 40, "triton": {"enabled": True, "pools": [{**POOLS[0], "name": "p" * 16}]}},
+        "63 characters",
+    ),
     "no Temporal": ({"temporal": {"address": ""}}, "temporal.address"),
 }
 
@@ -458,6 +490,90 @@ def test_a_fleet_is_spread_and_drained_with_care(files: str) -> None:
     assert budgets == ({1} if files == "gpu" else {"5%"})
 
 
+@pytest.mark.parametrize("choice", [*VALUE_FILES, "fetched", "engines"])
+def test_a_rollout_is_given_up_only_after_all_that_a_pod_may_take(choice: str) -> None:
+    """Its own patience of ten minutes would call a release failed whose engines or weights still load."""
+    given = {"fetched": merged(OUTSIDE, TOGGLES["models"]["fetched"]), "engines": WITH_ENGINES}
+    manifests = render(values=given[choice]) if choice in given else render(*VALUE_FILES[choice])
+    for deployment in of_kind(manifests, "Deployment"):
+        spec = deployment["spec"]["template"]["spec"]
+        probe = spec["containers"][0]["startupProbe"]
+        needed = 600 + probe["periodSeconds"] * probe["failureThreshold"]
+        for container in spec.get("initContainers", []):
+            told = dict(one.removeprefix("--").split("=", 1) for one in container["args"] if one.startswith("--"))
+            needed += int(told["deadline-seconds"]) * sum(one.startswith("s3://") for one in container["args"])
+        assert deployment["spec"]["progressDeadlineSeconds"] >= needed, deployment["metadata"]["name"]
+
+
+@pytest.mark.parametrize(("files", "at_once"), [("gpu", 1), ("large", "5%")])
+def test_a_release_replaces_as_many_at_once_as_a_drain_takes(files: str, at_once: int | str) -> None:
+    """GPU pods before new ones come, the others after."""
+    for deployment in of_kind(render(*VALUE_FILES[files]), "Deployment"):
+        rolling = deployment["spec"]["strategy"]["rollingUpdate"]
+        on_gpu = "-triton-" in deployment["metadata"]["name"]
+        first, then = ("maxUnavailable", "maxSurge") if on_gpu else ("maxSurge", "maxUnavailable")
+        assert (rolling[first], rolling[then]) == (at_once, 0)
+
+
+@pytest.mark.parametrize("release", ["soundstage", "prod", "a" * 53, f"{'b' * 39}-{'c' * 13}"])
+def test_names_and_labels_of_any_release_are_taken(release: str) -> None:
+    """Services have names of 63 letters, digits and hyphens, labels values of 63; one label tells the release."""
+    files = [option for file in VALUE_FILES["large"] for option in ("--values", str(CHART / file))]
+    apis = [option for api in EXTRA_APIS for option in ("--api-versions", api)]
+    text = run_helm("template", release, str(CHART), "--namespace", "other", *files, *apis)
+    manifests = [one for one in yaml.safe_load_all(text) if one]
+    assert [problem for one in manifests for problem in problems(one, VERSIONS[-1])] == []
+    for one in manifests:
+        assert one["metadata"]["namespace"] == "other"
+        labels = {**one["metadata"]["labels"], **(pod["metadata"]["labels"] if (pod := pod_of(one)) else {})}
+        assert labels["app.kubernetes.io/instance"] == release
+        assert all(len(value) <= 63 for value in labels.values())
+        longest = 63 if one["kind"] in ("Service", "Deployment", "ScaledObject") else 253
+        assert re.fullmatch(f"[a-z][-a-z0-9]{{0,{longest - 2}}}[a-z0-9]", one["metadata"]["name"])
+
+
+def test_a_port_is_called_plaintext_only_where_it_is() -> None:
+    """Meshes and gateways speak HTTP/2 without TLS to a port of `kubernetes.io/h2c`."""
+    for name, manifests in all_renderings().items():
+        found = pods(manifests)
+        for service in of_kind(manifests, "Service"):
+            component = service["metadata"]["labels"]["app.kubernetes.io/component"]
+            (container,) = found[component]["spec"]["containers"]
+            has_tls = any(one["name"].endswith("_TLS_CERT") for one in container.get("env", []))
+            for port in service["spec"]["ports"]:
+                wanted = "kubernetes.io/h2c" if port["name"] == "grpc" and not has_tls else None
+                assert port.get("appProtocol") == wanted, (name, service["metadata"]["name"])
+
+
+def test_pods_go_to_the_nodes_that_the_values_name() -> None:
+    """That of `helm test` too, which else waits where the gateway's nodes are the only ones for it."""
+    tolerations = [{"key": "dedicated", "operator": "Exists"}]
+    placed = {"nodeSelector": {"kubernetes.io/arch": "amd64"}, "tolerations": tolerations}
+    keys = ("gatewayApi", "gatewayWorker", "encoder", "denoiser", "audio", "muxer")
+    values = {**dict.fromkeys(keys, placed), "image": {"pullSecrets": [{"name": "p"}]}}
+    found = pods(render(values=merged(OUTSIDE, values)))
+    for component in (*COMPONENTS, "test"):
+        spec = found[component]["spec"]
+        assert (spec["nodeSelector"], spec["tolerations"]) == (placed["nodeSelector"], tolerations)
+        assert spec["imagePullSecrets"] == [{"name": "p"}]
+    assert "topologySpreadConstraints" not in found["test"]["spec"]
+
+
+def test_helm_test_asks_every_service() -> None:
+    """The workers too: without any, nobody runs videos, and all the others are well."""
+    manifests = render(values=OUTSIDE)
+    asked = {
+        argument.removeprefix("--address=")
+        for container in pods(manifests)["test"]["spec"]["containers"]
+        for argument in container["args"]
+        if argument.startswith("--address=")
+    }
+    assert asked == {
+        f"soundstage-{component}" + (":443" if component == "gateway-api" else ".video.svc:50051")
+        for component in COMPONENTS
+    }
+
+
 def test_every_service_has_its_templates() -> None:
     for component in COMPONENTS:
         folder = CHART / "templates" / component
@@ -500,13 +616,40 @@ def test_the_notes_tell_what_comes_next() -> None:
     assert "plaintext" in said
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "said_so"),
+    [
+        (None, "port-forward service/soundstage-seaweedfs 8333:8333"),
+        ("http://localhost:8333", "port-forward service/soundstage-seaweedfs 8333:8333"),
+        ("https://files.example", "https://files.example, which must lead to service/soundstage-seaweedfs"),
+        ("", "set s3.publicEndpoint"),
+    ],
+)
+def test_the_notes_tell_where_videos_are_fetched(endpoint: str | None, said_so: str) -> None:
+    """The URLs of the dev values are those that its port-forward serves."""
+    values = {} if endpoint is None else {"s3": {"publicEndpoint": endpoint}}
+    assert said_so in notes(values)
+    (api,) = pods(render("values-dev.yaml", values=values))["gateway-api"]["spec"]["containers"]
+    told = {one["name"]: one.get("value", "") for one in api["env"]}
+    address = s3_address(
+        told["SOUNDSTAGE_GATEWAY_ARTIFACTS_URL"], told.get("SOUNDSTAGE_GATEWAY_S3_PUBLIC_ENDPOINT", "")
+    )
+    if "8333:8333" in said_so:
+        assert address.outer_host in [("127.0.0.1:8333", False), ("localhost:8333", False)]
+
+
+@pytest.mark.parametrize(("kind", "port"), [("NodePort", "NODEPORT"), ("LoadBalancer", "443")])
+def test_the_notes_name_the_port_that_callers_reach(kind: str, port: str) -> None:
+    assert f"SOUNDSTAGE_ADDRESS=ADDRESS:{port}\n" in notes({"gatewayService": {"type": kind}})
+
+
 def test_the_notes_know_the_public_name_and_who_gives_tokens() -> None:
     tls = {"public": {"enabled": True, "dnsNames": ["video.example.com"], "existingSecret": "cert"}}
     oidc = {"apiKeys": False, "oidc": {"issuer": "https://id.example", "audience": "videos"}}
     for kind in ("LoadBalancer", "ClusterIP"):
         said = notes({"tls": tls, "auth": oidc, "gatewayService": {"type": kind}, "tests": {"enabled": False}})
         assert "SOUNDSTAGE_ADDRESS=video.example.com:443 SOUNDSTAGE_TLS=1" in said
-        assert "port-forward" not in said
+        assert "port-forward service/soundstage-gateway-api" not in said
         assert "plaintext" not in said
         assert "https://id.example for videos" in said
         assert "services.gateway.admin" not in said

@@ -16,14 +16,17 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from libs.serving.interceptors import RedMetrics
+from libs.serving.interceptors import FAULT_CODES, RedMetrics
+from services.audio.metrics import AudioMetrics
 from services.gateway.attempts import INNOCENT
+from services.muxer.metrics import MuxerMetrics
 from tests.deploy.rendering import CHART, VALUE_FILES, of_kind, render
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOKS = ROOT / "docs/runbooks"
 RULES = CHART / "files/rules/soundstage.yaml"
 DASHBOARDS = sorted((CHART / "files/dashboards").glob("*.json"))
+SCOPE = 'namespace="NAMESPACE"'
 OF_THE_SCRAPE = {"job", "namespace", "pod", "instance", "service", "container", "endpoint"}
 OTHERS = {
     # Triton 24.10, seen on its own port (docs of the design, components); KEDA 2.20's documentation.
@@ -70,7 +73,7 @@ def queries() -> Iterator[tuple[str, str]]:
         board = json.loads(path.read_text())
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
-                ((series, label),) = re.findall(r"^label_values\((\w+), (\w+)\)$", variable["query"])
+                ((series, label),) = re.findall(r"^label_values\((\w+(?:{.*})?), (\w+)\)$", variable["query"])
                 yield f"{path.stem}: ${variable['name']}", f"sum by ({label}) ({series})"
         for panel in board["panels"]:
             yield from ((f"{path.stem}: {panel['title']}", target["expr"]) for target in panel["targets"])
@@ -88,17 +91,9 @@ def test_every_query_asks_for_what_is_exported(where: str, query: str) -> None:
 
 def unknown(query: str) -> list[str]:
     """What a query asks for that nobody exports: names, labels it picks by, labels it groups by."""
-    selectors: list[Any] = []
-    groups: list[str] = []
-
-    def visit(node: Any) -> bool:
-        if isinstance(node, promql_parser.VectorSelector):
-            selectors.append(node)
-        if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
-            groups.extend(node.modifier.labels)
-        return True
-
-    promql_parser.walk(promql_parser.parse(query), visit)
+    selectors = selectors_of(query)
+    aggregates = nodes_of(query, promql_parser.AggregateExpr)
+    groups = [label for one in aggregates if one.modifier is not None for label in one.modifier.labels]
     series = known()
     wrong = [one.name for one in selectors if one.name not in series]
     for one in selectors:
@@ -106,6 +101,22 @@ def unknown(query: str) -> list[str]:
         wrong += [f"{one.name}{{{matcher.name}}}" for matcher in one.matchers.matchers if matcher.name not in has]
     anywhere = OF_THE_SCRAPE.union(*(series.get(one.name, set()) for one in selectors))
     return wrong + [f"by {label}" for label in groups if label not in anywhere]
+
+
+def selectors_of(query: str) -> list[Any]:
+    return nodes_of(query, promql_parser.VectorSelector)
+
+
+def nodes_of(query: str, kind: type) -> list[Any]:
+    found = []
+
+    def visit(node: Any) -> bool:
+        if isinstance(node, kind):
+            found.append(node)
+        return True
+
+    promql_parser.walk(promql_parser.parse(query), visit)
+    return found
 
 
 def test_the_check_sees_mistakes() -> None:
@@ -141,8 +152,39 @@ def test_burn_rates_are_those_of_the_objective() -> None:
         limits = {float(number) for number in re.findall(r"> ([0-9.]+)", alert["expr"])}
         expected = budgets[alert["labels"]["slo"]] * factors[alert["labels"]["window"]]
         assert [pytest.approx(expected)] == list(limits)
-        assert f"ratio_rate{alert['labels']['window']} " in alert["expr"]
+        assert f"ratio_rate{alert['labels']['window']}{{" in alert["expr"]
         assert alert["expr"].endswith(f"[{alert['labels']['window']}])) >= {enough[alert['labels']['slo']]}")
+
+
+def test_every_query_looks_at_one_release() -> None:
+    """Of another namespace's metrics nothing is shown and nothing raised, nor of other programs'."""
+    wanted = {"alert": "NAMESPACE", "board": "$namespace"}
+    unscoped = []
+    for where, query in queries():
+        kind = "board" if ": " in where else "alert"
+        for one in selectors_of(query):
+            scopes = [matcher.value for matcher in one.matchers.matchers if matcher.name == "namespace"]
+            if scopes != [wanted[kind]] and not one.name.startswith("keda_"):
+                unscoped.append(f"{where}: {one.name}")
+    # It lists the namespaces.
+    assert unscoped == [f"{path.stem}: $namespace: soundstage_gateway_watchers_videos" for path in DASHBOARDS]
+
+
+def test_what_raises_an_alert_is_counted_from_zero() -> None:
+    """The first failure of each pod would else increase nothing."""
+    codes = {said for rule in rules() for said in re.findall(r'grpc_code=~"([A-Z_|]+)"', rule["expr"])}
+    assert codes == {"|".join(FAULT_CODES)}
+    registry = CollectorRegistry()
+    AudioMetrics(registry), MuxerMetrics(registry), RedMetrics.of(registry).begin("soundstage.video.v1.VideoService")
+
+    def counted(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, labels)
+
+    called = {"grpc_service": "soundstage.video.v1.VideoService", "grpc_method": "CreateVideo"}
+    assert [counted("grpc_server_handled_total", grpc_code=code, **called) for code in FAULT_CODES] == [0.0] * 6
+    for service, checks in (("audio", ("shape", "silence")), ("muxer", ("decodes", "streams", "sound_end"))):
+        name = f"soundstage_{service}_gate_failures_total"
+        assert [counted(name, check=check) for check in checks] == [0.0] * len(checks)
 
 
 def test_attempts_that_are_nobodys_fault_raise_no_alert() -> None:
@@ -154,7 +196,9 @@ def test_attempts_that_are_nobodys_fault_raise_no_alert() -> None:
 def test_dashboards_and_rules_are_rendered_whole() -> None:
     manifests = render(*VALUE_FILES["gpu"])
     (rule,) = of_kind(manifests, "PrometheusRule")
-    assert "RUNBOOKS" not in str(rule)
+    assert [word for word in ("RUNBOOKS", "NAMESPACE", "FULLNAME") if word in str(rule)] == []
+    assert 'namespace="video"' in str(rule)
+    assert 'scaledObject=~"soundstage-(' in str(rule)
     assert len(rule["spec"]["groups"]) == len(yaml.safe_load(RULES.read_text())["groups"])
     shown = [one["data"] for one in of_kind(manifests, "ConfigMap") if "grafana_dashboard" in one["metadata"]["labels"]]
     boards = [json.loads(*data.values()) for data in shown]

@@ -193,6 +193,20 @@ def test_to_zero_only_when_asked_for_and_never_the_workers() -> None:
     }
 
 
+@pytest.mark.parametrize("mode", ["keda", "hpa"])
+def test_what_has_no_replicas_keeps_none_unless_it_follows_the_queue(mode: str) -> None:
+    """Kubernetes refuses an HPA on CPU with no replicas at least."""
+    keys = ("gatewayApi", "gatewayWorker", "encoder", "denoiser", "audio", "muxer")
+    nothing = {key: {"replicas": 0} for key in keys}
+    manifests = render(values=merged(OUTSIDE, {"autoscaling": {"mode": mode}, **nothing}))
+    scalers = of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject")
+    assert {one["metadata"]["name"] for one in scalers} == {"soundstage-denoiser", "soundstage-gateway-worker"}
+    assert all(one["spec"].get("minReplicas", 1) >= 1 for one in scalers)
+    replicas = {one["metadata"]["name"]: one["spec"].get("replicas") for one in of_kind(manifests, "Deployment")}
+    assert replicas.pop("soundstage-denoiser") is replicas.pop("soundstage-gateway-worker") is None
+    assert set(replicas.values()) == {0}
+
+
 def test_only_the_denoiser_gets_a_token_and_only_to_patch_pods() -> None:
     told = render(values=merged(OUTSIDE, TOGGLES["deletion cost"]["told"]))
     (role,) = (manifest for manifest in told if manifest["kind"] == "Role")

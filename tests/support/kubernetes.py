@@ -41,6 +41,7 @@ class FakeCluster:
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     priority_classes: set[str] = field(default_factory=set)
+    claims: set[str] = field(default_factory=set)
     refused: set[tuple[str, str]] = field(default_factory=set)
     """Verb and resource."""
     hidden: set[str] = field(default_factory=set)
@@ -117,6 +118,8 @@ class FakeCluster:
             case ["api", "v1", "namespaces", _, "secrets", name] if name in self.secrets:
                 coded = {key: base64.b64encode(value.encode()).decode() for key, value in self.secrets[name].items()}
                 return 200, {"data": coded}
+            case ["api", "v1", "namespaces", _, "persistentvolumeclaims", name]:
+                return (200, {}) if name in self.claims else (404, {})
             case ["apis", "scheduling.k8s.io", "v1", "priorityclasses", name]:
                 return (200, {}) if name in self.priority_classes else (404, {})
             case ["api", "v1", "nodes"]:

@@ -1,6 +1,6 @@
-"""A process that takes TLS from callers with a certificate, and passes on what they send in plaintext.
+"""A process that takes TLS from callers, and passes on what they send in plaintext. With CA, they show a certificate.
 
-python -m tests.support.tls_proxy PORT TARGET CERT KEY CA
+python -m tests.support.tls_proxy PORT TARGET CERT KEY [CA]
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ READY_SECONDS = 60.0
 
 @contextmanager
 def serving_tls(target: str, files: TlsFiles, port: int = 0) -> Iterator[str]:
-    """Before `target` (host:port); only for callers whose certificate `files.ca` has signed. Its address."""
+    """Before `target` (host:port); with `files.ca` only for callers whose certificate that has signed. Its address."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         port = listener.getsockname()[1]
-    names = [str(path) for path in (files.cert, files.key, files.ca)]
+    names = [str(path) for path in (files.cert, files.key, files.ca) if path]
     process = subprocess.Popen([sys.executable, "-m", "tests.support.tls_proxy", str(port), target, *names])
     try:
         deadline = time.monotonic() + READY_SECONDS
@@ -48,11 +48,12 @@ def _is_open(port: int) -> bool:
     return False
 
 
-async def main(port: str, target: str, cert: str, key: str, ca: str) -> None:
+async def main(port: str, target: str, cert: str, key: str, ca: str = "") -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
-    context.load_verify_locations(ca)
-    context.verify_mode = ssl.CERT_REQUIRED
+    if ca:
+        context.load_verify_locations(ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     context.set_alpn_protocols(["h2"])
     host, _, target_port = target.rpartition(":")
 

@@ -28,6 +28,7 @@ SECRET = "nobody-should-read-this"
 def cluster() -> Iterator[FakeCluster]:
     with serving_cluster() as cluster:
         cluster.add_node(1, "570.86.15")
+        cluster.claims = {"soundstage-models", "soundstage-triton"}
         cluster.secrets = {
             "soundstage-s3": {"access-key": SECRET, "secret-key": SECRET},
             "soundstage-postgresql": {"url": f"postgresql://u:{SECRET}@postgresql:5432/d", "password": SECRET},
@@ -54,6 +55,8 @@ def test_a_cluster_that_has_everything(cluster: FakeCluster, tmp_path: Path) -> 
         "cluster metrics server",
         "cluster gpus",
         "cluster gpu driver",
+        "cluster claim soundstage-models",
+        "cluster claim soundstage-triton",
         "secret s3.existingSecret",
         "secret postgresql.existingSecret",
         "secret autoscaling.keda.existingSecret",
@@ -143,6 +146,40 @@ def test_engines_ask_for_jobs(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.refused = {("create", "jobs")}
     report = on(cluster, tmp_path, "values-gpu.yaml", "--values", tmp_path / "engines.yaml")
     assert report["cluster permissions"]["found"] == "in video you may not create jobs"
+
+
+def test_whoever_tells_deletion_costs_needs_a_role(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.refused = {("create", "roles"), ("create", "rolebindings")}
+    found = on(cluster, tmp_path)["cluster permissions"]["found"]
+    assert found == "in video you may not create roles, create rolebindings"
+    assert on(cluster, tmp_path, "values-dev.yaml")["cluster permissions"]["level"] == "ok"
+
+
+def test_claims_that_pods_mount_must_be_there(cluster: FakeCluster, tmp_path: Path) -> None:
+    cluster.claims = {"soundstage-triton"}
+    large = on(cluster, tmp_path, "values-gpu.yaml", "--values", CHART / "values-large.yaml")
+    claims = {one["check"].rpartition(" ")[2]: one["level"] for one in large.checks if " claim " in one["check"]}
+    assert claims == {"soundstage-models": "fail", "soundstage-triton": "ok", "soundstage-triton-large": "fail"}
+
+
+def test_keys_of_the_model_store_are_looked_for_where_they_are_used(cluster: FakeCluster, tmp_path: Path) -> None:
+    given = tmp_path / "given.yaml"
+    store = {"fetching": {"existingSecret": "reader", "cacheClaim": "cache"}, "existingClaim": ""}
+    engines = {"enabled": True, "existingSecret": "writer", "priorityClassName": "engines-first"}
+    given.write_text(yaml.safe_dump({"models": store, "triton": {"engines": engines}}))
+    unused = [one["check"] for one in on(cluster, tmp_path, "values-dev.yaml", "--values", given).checks]
+    assert not [check for check in unused if "models" in check or "engines" in check or "claim" in check]
+
+    given.write_text(
+        yaml.safe_dump({"models": {**store, "fetch": ["s3://bucket/models/diorama/0"]}, "triton": {"engines": engines}})
+    )
+    cluster.secrets |= {"reader": {"access-key": SECRET, "secret-key": SECRET}}
+    cluster.claims = {"cache"}
+    report = on(cluster, tmp_path, "values-gpu.yaml", "--values", given)
+    assert report["secret models.fetching.existingSecret"]["level"] == "ok"
+    assert report["secret triton.engines.existingSecret"]["found"] == "writer is not there"
+    assert report["cluster priority class engines-first"]["level"] == "fail"
+    assert [one["check"] for one in report.checks if " claim " in one["check"]] == ["cluster claim cache"]
 
 
 def test_a_missing_namespace_and_a_server_that_is_away(cluster: FakeCluster, tmp_path: Path) -> None:

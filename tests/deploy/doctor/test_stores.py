@@ -19,13 +19,18 @@ from click.testing import CliRunner
 from minio import Minio
 
 from client.cli import main
-from deploy.doctor.s3 import _skew
+from deploy.doctor.s3 import S3Doctor, _skew
 from deploy.doctor.settings import DoctorSettings
+from libs.artifacts import S3Address
+from libs.serving import TlsFiles
 from services.gateway.settings import GatewaySettings
 from tests.deploy.doctor.doctoring import examine
+from tests.support.certificates import Authority
+from tests.support.http import QuietHandler, serving_http
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.s3 import S3Server
 from tests.support.temporal import temporal_address
+from tests.support.tls_proxy import serving_tls
 
 __all__ = ["postgres_server", "temporal_address"]
 
@@ -72,8 +77,9 @@ def s3(server: S3Server, bucket: str, **changed: str) -> dict[str, str]:
 
 def test_all_is_well(s3_server: S3Server, bucket: str, postgres_server: PostgresServer, temporal_address: str) -> None:
     url = postgres_server.create(f"doctor_{uuid.uuid4().hex}")
-    report = examine(**s3(s3_server, bucket), database_url=url, temporal_address=temporal_address)
-    assert report.exit_code == 0
+    stores = s3(s3_server, bucket)
+    report = examine("--seconds", "60", **stores, database_url=url, temporal_address=temporal_address)
+    assert report.exit_code == 0, report.output
     assert [one for one in report.checks if one["level"] != "ok"] == []
     assert len(report.checks) == 18
     assert report["s3 conditional write"]["found"] == "If-None-Match is honoured"
@@ -110,6 +116,19 @@ def test_tls_to_a_plain_port(s3_server: S3Server, bucket: str) -> None:
     report = examine(**s3(s3_server, bucket, artifacts_url=url))
     assert report.levels("fail") == ["s3 reachable"]
     assert "secure=" in report["s3 reachable"]["fix"]
+
+
+def test_an_authority_of_ones_own(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    files = Authority().files(tmp_path)
+    with serving_tls(s3_server.endpoint, TlsFiles(files.cert, files.key)) as endpoint:
+        stores = s3(s3_server, bucket, artifacts_url=f"s3://{bucket}?endpoint={endpoint}&secure=true")
+        unknown, known = (examine("--seconds", "60", **stores, **more) for more in ({}, {"s3_ca": str(files.ca)}))
+        unread = examine(**stores, s3_ca=str(tmp_path / "nowhere.pem"))
+    assert unknown.levels("fail") == ["s3 reachable"]
+    assert "s3.caSecret" in unknown["s3 reachable"]["fix"]
+    assert known.levels("fail") == []
+    assert {"s3 presigned", "s3 conditional write"} <= set(known.levels("ok"))
+    assert "nowhere.pem: No such file" in unread["s3"]["found"]
 
 
 def test_a_public_endpoint_that_is_away(s3_server: S3Server, bucket: str, closed: str) -> None:
@@ -149,6 +168,26 @@ def test_a_server_that_is_no_s3() -> None:
     assert report["s3 clock"]["level"] == "fail"
     # Whole seconds, cut off, and the time of the call.
     assert re.search(r"is (3599|360\d) s behind", report["s3 clock"]["found"])
+
+
+def test_a_store_without_conditional_writes() -> None:
+    """Publishing models and building engines rely on them: `put_new` of the model store."""
+
+    class Store(QuietHandler):
+        def do_PUT(self) -> None:  # noqa: N802  http.server's own name
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_DELETE = do_PUT  # noqa: N815
+
+    with serving_http(Store) as url:
+        address = S3Address("bucket", urlsplit(url).netloc, secure=False)
+        outcome = S3Doctor(address, "key", "secret", seconds=60).conditional()
+    assert outcome.level == "warn"
+    assert outcome.found == "If-None-Match is not honoured: 200, then 200 instead of 200, then 412"
+    assert "publishing models" in outcome.fix
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(0, "ok"), (-59, "ok"), (61, "fail"), (-3600, "fail")])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,8 +20,11 @@ import pytest
 from libs.artifacts import Ref, S3Address, S3Store, open_store
 from libs.artifacts.s3 import Patience
 from libs.errors import FailedPrecondition, Unavailable
+from libs.serving import TlsFiles
+from tests.support.certificates import Authority
 from tests.support.forwarder import forwarding
 from tests.support.s3 import S3Server
+from tests.support.tls_proxy import serving_tls
 
 HASTY = Patience(connect_seconds=0.3, silence_seconds=0.3, tries=2)
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -53,6 +57,22 @@ def test_presigned_url_is_readable_without_keys(s3_server: S3Server) -> None:
     store = _bucket_store(s3_server)
     ref = store.put("acme/v1/muxer/1/video.mp4", b"picture", "video/mp4")
     assert _get(store.url(ref, timedelta(minutes=5))) == (200, b"picture", "video/mp4")
+
+
+def test_a_server_whose_authority_is_our_own(s3_server: S3Server, tmp_path: Path) -> None:
+    """Every kind of request goes to it by that authority; without, none does."""
+    files = Authority().files(tmp_path)
+    with serving_tls(s3_server.endpoint, TlsFiles(files.cert, files.key)) as endpoint:
+        url = f"s3://t-{uuid.uuid4().hex[:16]}?endpoint={endpoint}&secure=true"
+        keys = {"access_key": s3_server.access_key, "secret_key": s3_server.secret_key}
+        store = open_store(url, ca=files.ca, **keys)
+        assert isinstance(store, S3Store)
+        assert store.get(store.put("acme/v1/a", b"mine", "text/plain")) == b"mine"
+        assert [store.put_new("acme/v1/b", b"new", "text/plain") for _ in range(2)] == [True, False]
+        assert store.delete_prefix("acme/v1") == 2
+        address = S3Address("bucket", endpoint)
+        with pytest.raises(Unavailable):
+            S3Store(address, patience=HASTY, **keys).put("acme/v1/a", b"mine", "text/plain")
 
 
 def test_presigned_url_does_not_open_another_object(s3_server: S3Server) -> None:

@@ -56,6 +56,9 @@ artifacts_url: {{ include "soundstage.artifactsUrl" $root | quote }}
 {{- with $root.Values.s3.publicEndpoint }}
 s3_public_endpoint: {{ . | quote }}
 {{- end }}
+{{- if $root.Values.s3.caSecret.name }}
+s3_ca: {{ include "soundstage.s3Ca" $root }}
+{{- end }}
 {{- if hasPrefix "gateway-" .component }}
 {{- include "soundstage.wiredGateway" . | nindent 0 }}
 {{- else if $root.Values.tls.internal.enabled }}
@@ -130,6 +133,24 @@ stages_key: /etc/soundstage/tls/tls.key
 {{- printf "%s-seaweedfs:8333" (include "soundstage.fullname" .) -}}
 {{- else -}}
 {{- required "s3.endpoint: host:port of the S3 server, or bundled.seaweedfs.enabled=true to try things out" .Values.s3.endpoint -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where its authority lies in every container that speaks to it; a volume and a mount bring it there. */}}
+{{- define "soundstage.s3Ca" -}}/etc/soundstage/s3/ca.crt{{- end -}}
+
+{{- define "soundstage.s3CaVolume" -}}
+{{- with .Values.s3.caSecret -}}
+{{- if .name -}}
+- name: s3-ca
+  secret: {secretName: {{ .name }}, defaultMode: 0440, items: [{key: {{ .key | quote }}, path: ca.crt}]}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "soundstage.s3CaMount" -}}
+{{- if .Values.s3.caSecret.name -}}
+- {name: s3-ca, mountPath: {{ include "soundstage.s3Ca" . | dir }}, readOnly: true}
 {{- end -}}
 {{- end -}}
 

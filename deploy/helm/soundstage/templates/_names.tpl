@@ -1,16 +1,21 @@
 {{/* Names and labels. Arguments of most helpers: root (the top context), component ("gateway-api", "encoder", …). */}}
 
 {{- define "soundstage.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full = default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) -}}
+{{- fail (printf "%s cannot begin the names of Services, which have no dots and begin with a letter: set fullnameOverride" $full) -}}
 {{- end -}}
+{{- $full -}}
 {{- end -}}
 
 {{- define "soundstage.name" -}}
-{{- printf "%s-%s" (include "soundstage.fullname" .root) .component -}}
+{{- $name := printf "%s-%s" (include "soundstage.fullname" .root) .component -}}
+{{- if gt (len $name) 63 -}}
+{{- fail (printf "%s is longer than the 63 characters of a Service's name: set a shorter fullnameOverride" $name) -}}
+{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{/* host:port of a component's gRPC, by the name that its certificate has. */}}

@@ -102,7 +102,7 @@ spec:
 {{- end -}}
 {{- end -}}
 
-{{/* Of a bundled store. Arguments: root, component, port, from (components), outside (peers). */}}
+{{/* Of a bundled store. Arguments: root, component, port, from (components), outside (peers), everybody. */}}
 {{- define "soundstage.storeNetworkPolicy" -}}
 {{- $root := .root -}}
 {{- if $root.Values.networkPolicy.enabled -}}
@@ -127,6 +127,10 @@ spec:
         {{- end }}
       ports:
         - {port: {{ .port }}, protocol: TCP}
+    {{- if .everybody }}
+    - ports:
+        - {port: {{ .port }}, protocol: TCP}
+    {{- end }}
   egress: []
 {{- end -}}
 {{- end -}}

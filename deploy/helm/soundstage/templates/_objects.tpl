@@ -11,8 +11,13 @@ spec:
   selector:
     {{- include "soundstage.selector" . | nindent 4 }}
   ports:
-    - {name: grpc, port: 50051, targetPort: grpc, appProtocol: kubernetes.io/h2c}
+    - {name: grpc, port: 50051, targetPort: grpc{{ include "soundstage.appProtocol" . }}}
     - {name: metrics, port: 9090, targetPort: metrics}
+{{- end -}}
+
+{{/* h2c is HTTP/2 in plaintext: meshes and gateways that are told so cannot speak to a port with TLS. */}}
+{{- define "soundstage.appProtocol" -}}
+{{- if not (include "soundstage.servesTls" .) }}, appProtocol: kubernetes.io/h2c{{ end -}}
 {{- end -}}
 
 {{- define "soundstage.podDisruptionBudget" -}}
@@ -57,10 +62,15 @@ spec:
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where something else than the chart sets the replicas. */}}
+{{/*
+"true" where something else than the chart sets the replicas. One without any stays so, unless it follows the queue: no
+pod's CPU could bring it back, and an HPA on CPU with no replicas at least is refused.
+*/}}
 {{- define "soundstage.scaled" -}}
 {{- $values := include "soundstage.values" . | fromYaml -}}
-{{- if and (ne .root.Values.autoscaling.mode "none") (gt (int $values.maxReplicas) (int $values.replicas)) -}}true{{- end -}}
+{{- $least := ternary 0 1 (has .component (list "denoiser" "gateway-worker")) -}}
+{{- $may := and (ge (int $values.replicas) $least) (gt (int $values.maxReplicas) (int $values.replicas)) -}}
+{{- if and (ne .root.Values.autoscaling.mode "none") $may -}}true{{- end -}}
 {{- end -}}
 
 {{/* HPA on CPU: for what is short beside denoising. */}}

@@ -14,7 +14,10 @@ spec:
     matchLabels:
       {{- include "soundstage.selector" . | nindent 6 }}
   strategy:
-    rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
+    # As many at once as may be away in a drain: one by one, a large fleet would take days.
+    rollingUpdate: {maxUnavailable: 0, maxSurge: {{ $values.podDisruptionBudget.maxUnavailable }}}
+  # A rollout counts as failed when nothing has become ready for so long: a node, its image, and what loads before that.
+  progressDeadlineSeconds: {{ add 600 $values.startupSeconds (include "soundstage.fetchSeconds" .root) }}
   template:
     metadata:
       labels:
@@ -61,6 +64,9 @@ spec:
             {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
             - {name: {{ $name }}, mountPath: /etc/soundstage/{{ $name }}, readOnly: true}
             {{- end }}
+            {{- with include "soundstage.s3CaMount" .root }}
+            {{- . | nindent 12 }}
+            {{- end }}
             {{- if include "soundstage.tellsCost" . }}
             - {name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
             {{- end }}
@@ -87,6 +93,9 @@ spec:
         {{- range $name, $secret := include "soundstage.certificates" . | fromYaml }}
         - name: {{ $name }}
           secret: {secretName: {{ $secret }}, defaultMode: 0440}
+        {{- end }}
+        {{- with include "soundstage.s3CaVolume" .root }}
+        {{- . | nindent 8 }}
         {{- end }}
         {{- if include "soundstage.tellsCost" . }}
         - name: kubernetes
@@ -147,7 +156,15 @@ volumeMounts:
   - {name: models, mountPath: /models}
   - {name: model-cache, mountPath: /model-cache}
   - {name: tmp, mountPath: /tmp}
+  {{- with include "soundstage.s3CaMount" .root }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
+{{- end -}}
+
+{{/* How long fetching all models may take. */}}
+{{- define "soundstage.fetchSeconds" -}}
+{{- mul .Values.models.fetching.deadlineSeconds (len .Values.models.fetch) -}}
 {{- end -}}
 
 {{/* Where the model store is. Arguments: root, secret (with the keys; empty: that of the artifacts). */}}
@@ -156,6 +173,9 @@ volumeMounts:
 {{- $name := default $secret.name .secret -}}
 - {name: SOUNDSTAGE_MODELS_S3_ENDPOINT, value: {{ include "soundstage.s3Endpoint" .root | quote }}}
 - {name: SOUNDSTAGE_MODELS_S3_SECURE, value: {{ include "soundstage.s3Secure" .root | quote }}}
+{{- if .root.Values.s3.caSecret.name }}
+- {name: SOUNDSTAGE_MODELS_S3_CA, value: {{ include "soundstage.s3Ca" .root }}}
+{{- end }}
 - {name: SOUNDSTAGE_MODELS_S3_REGION, value: {{ .root.Values.s3.region | quote }}}
 - name: SOUNDSTAGE_MODELS_S3_ACCESS_KEY
   {{- include "soundstage.fromSecret" (dict "name" $name "key" $secret.accessKeyKey) | nindent 2 }}

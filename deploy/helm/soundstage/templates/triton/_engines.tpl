@@ -73,9 +73,15 @@ template:
           {{- toYaml (default .pool.resources $engines.resources) | nindent 10 }}
         volumeMounts:
           - {name: tmp, mountPath: /tmp}
+          {{- with include "soundstage.s3CaMount" .root }}
+          {{- . | nindent 10 }}
+          {{- end }}
     volumes:
       - name: tmp
         emptyDir: {sizeLimit: {{ $engines.size }}}
+      {{- with include "soundstage.s3CaVolume" .root }}
+      {{- . | nindent 6 }}
+      {{- end }}
 {{- end -}}
 
 {{/* With the pod's GPU, which it looks at; Kubernetes gives the same one to Triton afterwards. */}}
@@ -95,4 +101,7 @@ volumeMounts:
   - {name: repository, mountPath: /repository}
   - {name: engine-cache, mountPath: /engine-cache}
   - {name: tmp, mountPath: /tmp}
+  {{- with include "soundstage.s3CaMount" .root }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
