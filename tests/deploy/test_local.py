@@ -261,6 +261,10 @@ def test_what_is_wrong_is_named_as_it_was_typed(tmp_path: Path) -> None:
         assert answer.exit_code == 2
         assert "'--image' (in make video: IMAGE)" in answer.output
         assert "does not exist" in answer.output
+    (tmp_path / "file").touch()
+    answer = CliRunner().invoke(main, words, env={"SOUNDSTAGE_VIDEO_OUT": str(tmp_path / "file" / "a.mp4")})
+    assert answer.exit_code == 2
+    assert "'--out' (in make video: OUT)" in answer.output
 
 
 def test_services_have_the_time_that_they_need_to_stop() -> None:
