@@ -193,6 +193,17 @@ def test_unknown_names() -> None:
     )
     dns = ["s3 dns", "postgresql dns", "temporal dns", "encoder dns", "oidc dns"]
     assert report.levels("fail") == dns
+    assert all(report[name]["fix"].rpartition(" ")[2].startswith("SOUNDSTAGE_GATEWAY_") for name in dns[:1] + dns[2:])
+
+
+def test_a_name_of_the_values_is_told_by_its_value(tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(
+        "s3: {endpoint: s3.invalid}\ntemporal: {address: 'temporal.invalid:7233'}\n"
+        "auth: {oidc: {issuer: 'https://issuer.invalid'}}\n"
+    )
+    report = examine("--values", tmp_path / "values.yaml")
+    said = {name: report[f"{name} dns"]["fix"].rpartition(" ")[2] for name in ("s3", "temporal", "oidc")}
+    assert said == {"s3": "s3.endpoint", "temporal": "temporal.address", "oidc": "auth.oidc.issuer"}
 
 
 def test_database_refusals(postgres_server: PostgresServer) -> None:
