@@ -21,6 +21,7 @@ from minio import Minio
 from client.cli import main
 from deploy.doctor.s3 import _skew
 from deploy.doctor.settings import DoctorSettings
+from deploy.local.ports import free_ports
 from services.gateway.settings import GatewaySettings
 from tests.deploy.doctor.doctoring import examine
 from tests.support.postgres import PostgresServer, postgres_server
@@ -52,9 +53,7 @@ def silent() -> Iterator[str]:
 @pytest.fixture
 def closed() -> str:
     """host:port where nothing listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def client(server: S3Server) -> Minio:
