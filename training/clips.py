@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,9 @@ class Clips:
     """The same clips mirrored."""
     embeds: dict[str, np.ndarray]
     mirror: LatentMirror
+    scenes: list[int]
+    """Which scene each clip shows: takes of one scene by several cameras have the same number. Caption k of two that
+    move differs in what it says of the camera alone."""
 
     def window(self, index: int, start: int, length: int, *, twin: bool = False) -> Tensor:
         """A clip, or its mirrored twin, that begins at frame 4 * start: (C, length, 16, 16) float32."""
@@ -58,16 +61,22 @@ def load_clips(folder: Path, vae: Path, *, held_out: bool = False) -> Clips:
     """Those that are trained on, or those held out; ``vae`` is the folder of the map that they were encoded with."""
     paths = [p for p in sorted(folder.glob("[0-9]*.npz")) if ".tmp" not in p.name]
     paths = [p for p in paths if (int(p.stem) % HELD_OUT_EVERY == 0) == held_out]
-    latents, stills, specs = [], [], []
+    latents: list[Tensor] = []
+    stills: list[Tensor] = []
+    specs: list[SceneSpec] = []
+    scenes: list[int] = []
     for path in paths:
         with np.load(path) as clip:
-            latents.append(torch.from_numpy(clip["latents"]))
-            stills.append(torch.from_numpy(clip["still_latents"]))
-            specs.append(SceneSpec(**json.loads(str(clip["meta"]))["spec"]))
-    described, twins = describe(specs, [int(path.stem) for path in paths])
+            meta = json.loads(str(clip["meta"]))
+            spec = SceneSpec(**meta["spec"])
+            latents += map(torch.from_numpy, [clip["latents"], *clip["take_latents"]])
+            stills += map(torch.from_numpy, [clip["still_latents"], *clip["take_still_latents"]])
+        specs += [spec, *(replace(spec, camera=take) for take in meta["takes"])]
+        scenes += [int(path.stem)] * (1 + len(meta["takes"]))
+    described, twins = describe(specs, scenes)
     embeds = embed_captions({text for one in described + twins for text in one.captions})
     mirror = latent_mirror(AutoencoderDiorama.from_pretrained(vae, low_cpu_mem_usage=False))
-    return Clips(torch.stack(latents), torch.stack(stills), described, twins, embeds, mirror)
+    return Clips(torch.stack(latents), torch.stack(stills), described, twins, embeds, mirror, scenes)
 
 
 def describe(specs: Sequence[SceneSpec], seeds: Sequence[int]) -> tuple[list[Description], list[Description]]:

@@ -48,10 +48,8 @@ CHANNELS = LATENT_CHANNELS
 FIRST_FRAME_SHARE = 0.25
 SIDES_SHARE = 0.13
 """Of the layout expert's batches: pairs that their captions' left and right tell apart (`training/batches.py`)."""
-CONTRASTS_SHARE = 0.2
+CONTRASTS_SHARE = 0.27
 """The same for distance, colour and camera together."""
-CONTRAST_SIGMA = 0.9
-"""The least of those batches: with less noise the clip shows what the caption says."""
 SIGMA_FLOOR = 0.3
 OBJECT_WEIGHT = 4.0
 HIGH_SIGMA = 0.85
@@ -152,11 +150,14 @@ def flow_loss(expert: Expert, model: torch.nn.Module, drawn: Batch, generator: t
     latents = drawn.latents
     batch, _, frames, height, width = latents.shape
     noise = torch.randn((batch + 1) // 2, *latents.shape[1:], generator=generator).repeat_interleave(2, 0)[:batch]
-    sigma = draw_contrast_sigma(batch, generator) if drawn.contrast else draw_sigma(expert, batch, generator)
+    if (least := drawn.least_sigma) is None:
+        sigma = draw_sigma(expert, batch, generator)
+    else:
+        sigma = draw_contrast_sigma(batch, least, generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None, None])
     condition = torch.zeros(batch, 1 + CHANNELS, frames, height, width)
     given = (torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE) & (frames > 1)
-    given &= not drawn.contrast
+    given &= drawn.least_sigma is None
     condition[given, 0, 0] = 1.0
     condition[given, 1:, 0] = latents[given, :, 0]
     place = position_channels(frames, height, width).expand(batch, -1, -1, -1, -1)
@@ -192,9 +193,9 @@ def draw_sigma(expert: Expert, batch: int, generator: torch.Generator) -> Tensor
     return torch.where(torch.rand(batch, generator=generator) < expert.high_share, high, usual)
 
 
-def draw_contrast_sigma(batch: int, generator: torch.Generator) -> Tensor:
-    """(batch,) from CONTRAST_SIGMA to 1; the samples of a pair have one in common."""
-    sigma = 1 - (1 - CONTRAST_SIGMA) * torch.rand((batch + 1) // 2, generator=generator)
+def draw_contrast_sigma(batch: int, least: float, generator: torch.Generator) -> Tensor:
+    """(batch,) from ``least`` to 1; the samples of a pair have one in common."""
+    sigma = 1 - (1 - least) * torch.rand((batch + 1) // 2, generator=generator)
     return sigma.repeat_interleave(2)[:batch]
 
 

@@ -1,5 +1,7 @@
 """A camera that pans or moves closer, before any scene: a window that wanders over a picture rendered larger.
 
+One large picture gives a take by each camera: takes of one scene differ in what the camera does and in nothing else.
+
 The scene is rendered `OVERSCAN` times as large, so that the window is about as sharp as a still picture. What stands at
 x in the large picture is seen at (x - left) / width of the window, and heard there too: constant-power panning turns
 with the window, and a source twice as near is twice as loud.
@@ -15,14 +17,16 @@ from PIL import Image
 from training.scenes.base import SIDE_POSITION, Camera, Canvas, Clip, Field, SceneSpec, limit
 
 MOVES: tuple[Camera, ...] = ("pan left", "pan right", "push in")
+TAKES: tuple[Camera, ...] = ("still", *MOVES)
+"""Of a large picture. Its still one stands in the middle, as near as a panning one."""
 
-OVERSCAN = 1.25
+OVERSCAN = 1.3
 PAN_WIDTH = 1 / OVERSCAN
 """Width of a panning window in the large picture."""
-PAN_WAY = 0.16
-"""How far it moves, in the large picture: a fifth of what is seen."""
-PAN_TOP = 0.11
-MOST_ZOOM = 1.35
+PAN_WAY = 0.18
+"""How far it moves, in the large picture: nearly a quarter of what is seen, and the middle of a source stays in it."""
+PAN_TOP = (1 - PAN_WIDTH) / 2
+MOST_ZOOM = 1.4
 ZOOM_HEIGHT = 0.6
 """y that a camera moves towards; across, it moves towards the scene's source."""
 SECONDS = 5.0
@@ -66,6 +70,8 @@ def window_of(spec: SceneSpec, canvas: Canvas) -> Window:
         width = MOST_ZOOM**-gone
         return Window(source * (1 - width), ZOOM_HEIGHT * (1 - width), width)
     gone = gone + max(0.0, 1 - seconds / SECONDS) / 2
+    if spec.camera == "still":
+        gone = np.full_like(gone, 0.5)
     room = 1 - PAN_WIDTH - PAN_WAY
     first = room * (source - SIDE_POSITION["left"]) / (SIDE_POSITION["right"] - SIDE_POSITION["left"])
     left = first + PAN_WAY * (gone if spec.camera == "pan right" else 1 - gone)
