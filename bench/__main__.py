@@ -28,7 +28,7 @@ BENCHMARKS = {
 }
 """Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""
 STEPS = "of denoising, in stages, denoise, triton, cache and scale_in (default: the model's; 8 in denoise and triton)"
-STACKS = "stages and scale_in, which start a stack,"
+STACKS = "the stacks that stages and scale_in start"
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def _arguments() -> argparse.Namespace:
         "--models", type=Path, default=default.models, help=f"folder of models; {STACKS} have their own"
     )
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--threads", type=int, default=default.threads, help=f"of torch, but in {STACKS}; 0: all")
+    parser.add_argument("--threads", type=int, default=default.threads, help=f"of torch, not in {STACKS}; 0: all")
     parser.add_argument("--out", type=Path, default=default.out, help="folder of the results")
     return parser.parse_args()
 
