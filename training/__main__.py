@@ -76,6 +76,7 @@ def stages(plan: Plan) -> list[Stage]:
     return [
         Stage("fit", ("training.autoencoder", "fit", "--clips", str(of_each)), 1),
         Stage("render", ("training.render", "--clips", clips, "--processes", processes), plan.clips),
+        Stage("camera", ("training.camera",), 1),
         Stage("transformer", ("training.transformer", "train", "--minutes", str(layout)), layout, ("export",)),
         Stage(
             "transformer_2",

@@ -19,21 +19,18 @@ from training.text import loosen, pad
 
 __all__ = ["Batch", "Contrasts", "draw_batch", "draw_caption", "draw_length"]
 
-WINDOWS = ((1, 0.55, 0.35), (4, 0.25, 0.25), (8, 0.12, 0.15), (16, 0.08, 0.25))
+WINDOWS = ((1, 0.55, 0.15), (4, 0.25, 0.2), (8, 0.12, 0.3), (16, 0.08, 0.35))
 """(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
-SIDE, CAMERA = "side", "camera"
-SAYS_ALL = 0.75
-"""How often a caption that says nothing of a side, or of a camera's move, is passed over for one that does, unless the
-thing is in the middle and the camera still: so a prompt that names none means that, and not a little of everything."""
-OTHERS = {"distance": 1.0, "colour": 2.0, CAMERA: 6.0}
+SIDE = "side"
+SAYS_SIDE = 0.75
+"""How often a caption that says nothing of a side is passed over for one that does, unless the thing is in the middle:
+so a prompt that names no side means the middle, and not a little of everywhere."""
+OTHERS = {"distance": 1.0, "colour": 2.0}
 """Attributes besides the side that a model which only sees usual batches obeys too seldom, and their shares of the
 contrast batches that are not for the side, in proportion."""
-SHORT, LONG = (1, 4), (8, 16)
+CONTRAST_FRAMES = (1, 4)
 """Latent frames of a contrast batch's windows."""
-LAYOUT_SIGMA, MOVING_SIGMA = 0.9, 0.6
-"""The least of contrast batches: with less noise the clip shows what the caption says. How a camera moves is decided
-later than where things stand, when there is something that moves."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,10 @@ class Batch:
     """(B, L, 384)"""
     mask: Tensor
     """(B, L)"""
-    least_sigma: float | None = None
-    """Of a contrast batch: captions alone shall tell its pairs apart, without a first frame, at sigma above this."""
+    place: Tensor
+    """(B, 13, frames, 16, 16): where in the scene the latents lie."""
+    contrast: bool = False
+    """Whether the captions alone shall tell the pairs apart: at high sigma, without a first frame."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +72,15 @@ def draw_batch(clips: Clips, rng: np.random.Generator, frames: int, most: int) -
             samples.append(_Sample(int(index), bool(twin), number))
     drawn = _batch(clips, rng, samples[:size], frames)
     embeds, mask = loosen(drawn.embeds, drawn.mask, rng)
-    return Batch(drawn.latents, embeds, mask)
+    return Batch(drawn.latents, embeds, mask, drawn.place)
 
 
 def draw_caption(rng: np.random.Generator, described: Description) -> int:
-    """Number of one of the captions, see `SAYS_ALL`."""
+    """Number of one of the captions, see `SAYS_SIDE`."""
     number = int(rng.integers(len(described.captions)))
-    wanted = [SIDE] if _has_side(described.spec.side, described.mentioning) else []
-    wanted += [CAMERA] if described.spec.camera != "still" else []
-    saying = set(range(len(described.captions))).intersection(*(described.mentioning.get(one, []) for one in wanted))
-    if saying and number not in saying and rng.random() < SAYS_ALL:
-        return int(rng.choice(sorted(saying)))
+    saying = described.mentioning.get(SIDE, [])
+    if _has_side(described.spec.side, described.mentioning) and number not in saying and rng.random() < SAYS_SIDE:
+        return int(rng.choice(saying))
     return number
 
 
@@ -94,8 +91,7 @@ class Contrasts:
         """``sides``: share of batches that contrast left and right; ``others``: of those for ``OTHERS`` together."""
         self._clips = clips
         self._sided = [i for i, one in enumerate(clips.described) if _has_side(one.spec.side, one.mentioning)]
-        self._groups = {attribute: _groups(clips, attribute) for attribute in OTHERS if attribute != CAMERA}
-        self._groups[CAMERA] = _takes(clips)
+        self._groups = {attribute: _groups(clips, attribute) for attribute in OTHERS}
         found = [attribute for attribute in OTHERS if self._groups[attribute]]
         self.shares = {SIDE: sides} if self._sided else {}
         """By attribute."""
@@ -114,10 +110,9 @@ class Contrasts:
 
     def draw(self, rng: np.random.Generator, attribute: str, most: int) -> Batch:
         """Pairs that differ in ``attribute``, of ``most`` latent frames together, but one pair at least."""
-        lengths, least_sigma = (LONG, MOVING_SIGMA) if attribute == CAMERA else (SHORT, LAYOUT_SIGMA)
-        frames = int(rng.choice(lengths))
+        frames = int(rng.choice(CONTRAST_FRAMES))
         pairs = [self._pair(rng, attribute) for _ in range(max(1, most // frames // 2))]
-        return _batch(self._clips, rng, [one for pair in pairs for one in pair], frames, least_sigma)
+        return _batch(self._clips, rng, [one for pair in pairs for one in pair], frames, contrast=True)
 
     def _pair(self, rng: np.random.Generator, attribute: str) -> tuple[_Sample, _Sample]:
         if attribute == SIDE:
@@ -127,10 +122,6 @@ class Contrasts:
         group = self._groups[attribute][int(rng.integers(len(self._groups[attribute])))]
         one, other = (int(rng.choice(group[value])) for value in rng.choice(len(group), 2, replace=False))
         twin = bool(rng.integers(2))
-        if attribute == CAMERA:
-            moving = one if self._clips.described[one].spec.camera != "still" else other
-            number = self._caption(rng, moving, attribute)
-            return _Sample(one, twin, number), _Sample(other, twin, number)
         return (
             _Sample(one, twin, self._caption(rng, one, attribute)),
             _Sample(other, twin, self._caption(rng, other, attribute)),
@@ -154,23 +145,15 @@ def _groups(clips: Clips, attribute: str) -> list[list[list[int]]]:
     return [list(values.values()) for values in found.values() if len(values) > 1]
 
 
-def _takes(clips: Clips) -> list[list[list[int]]]:
-    """Of each scene that several cameras took: its clips, one a camera, if captions say how those move that do."""
-    found: dict[int, list[list[int]]] = defaultdict(list)
-    for index, (scene, one) in enumerate(zip(clips.scenes, clips.described, strict=True)):
-        if one.spec.camera == "still" or CAMERA in one.mentioning:
-            found[scene].append([index])
-    return [takes for takes in found.values() if len(takes) > 1]
-
-
 def _batch(
-    clips: Clips, rng: np.random.Generator, samples: list[_Sample], frames: int, least_sigma: float | None = None
+    clips: Clips, rng: np.random.Generator, samples: list[_Sample], frames: int, *, contrast: bool = False
 ) -> Batch:
     """Both of a pair begin at the same place in their clips."""
     starts = np.repeat(rng.integers(clips.latents.shape[2] - frames + 1, size=(len(samples) + 1) // 2), 2)
-    windows, texts = [], []
+    windows, texts, places = [], [], []
     for one, start in zip(samples, starts, strict=False):
         windows.append(clips.window(one.index, int(start), frames, twin=one.twin))
+        places.append(clips.place(one.index, int(start), frames, twin=one.twin))
         captions = (clips.twins if one.twin else clips.described)[one.index].captions
         texts.append(clips.embeds["" if one.caption is None else captions[one.caption]])
-    return Batch(torch.stack(windows), *pad(texts), least_sigma)
+    return Batch(torch.stack(windows), *pad(texts), torch.stack(places), contrast)

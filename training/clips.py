@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.autoencoder import FRAMES, AutoencoderDiorama
+from libs.families.diorama.camera import Windows, latent_windows
+from libs.families.diorama.positions import position_channels
 from training.mentions import Values, mentions, said, values_of
 from training.mirror import LatentMirror, latent_mirror, mirrored
-from training.render import HELD_OUT_EVERY
+from training.render import HELD_OUT_EVERY, NUM_FRAMES
 from training.scenes.base import SceneSpec
+from training.scenes.camera import seen_of
 from training.text import embed_captions
 
 __all__ = ["Clips", "Description", "describe", "load_clips"]
@@ -46,15 +49,22 @@ class Clips:
     """The same clips mirrored."""
     embeds: dict[str, np.ndarray]
     mirror: LatentMirror
-    scenes: list[int]
-    """Which scene each clip shows: takes of one scene by several cameras have the same number. Caption k of two that
-    move differs in what it says of the camera alone."""
+    seen: list[Windows]
+    """Of each clip: what each of its frames shows of the scene, see `libs.families.diorama.camera`."""
 
     def window(self, index: int, start: int, length: int, *, twin: bool = False) -> Tensor:
         """A clip, or its mirrored twin, that begins at frame 4 * start: (C, length, 16, 16) float32."""
         first = self.stills[index, :, start : start + 1]
         window = torch.cat([first, self.latents[index, :, start + 1 : start + length]], dim=1).float()
         return self.mirror(window) if twin else window
+
+    def place(self, index: int, start: int, length: int, *, twin: bool = False) -> Tensor:
+        """Where in the scene the latents of `window` lie, (13, length, 16, 16)."""
+        frames = self.seen[index][FRAMES * start : FRAMES * (start + length - 1) + 1].copy()
+        if twin:
+            frames[:, 0] = 1 - frames[:, 0] - frames[:, 2]
+        height, width = self.latents.shape[-2:]
+        return position_channels(length, height, width, torch.from_numpy(latent_windows(frames)))
 
 
 def load_clips(folder: Path, vae: Path, *, held_out: bool = False) -> Clips:
@@ -64,19 +74,22 @@ def load_clips(folder: Path, vae: Path, *, held_out: bool = False) -> Clips:
     latents: list[Tensor] = []
     stills: list[Tensor] = []
     specs: list[SceneSpec] = []
-    scenes: list[int] = []
+    seeds: list[int] = []
+    seen: list[Windows] = []
     for path in paths:
         with np.load(path) as clip:
             meta = json.loads(str(clip["meta"]))
             spec = SceneSpec(**meta["spec"])
             latents += map(torch.from_numpy, [clip["latents"], *clip["take_latents"]])
             stills += map(torch.from_numpy, [clip["still_latents"], *clip["take_still_latents"]])
-        specs += [spec, *(replace(spec, camera=take) for take in meta["takes"])]
-        scenes += [int(path.stem)] * (1 + len(meta["takes"]))
-    described, twins = describe(specs, scenes)
+        takes = [replace(spec, camera=take) for take in meta["takes"]]
+        specs += [spec, *takes]
+        seeds += [int(path.stem)] * (1 + len(takes))
+        seen += [seen_of(spec, NUM_FRAMES, take=False), *(seen_of(take, NUM_FRAMES) for take in takes)]
+    described, twins = describe(specs, seeds)
     embeds = embed_captions({text for one in described + twins for text in one.captions})
     mirror = latent_mirror(AutoencoderDiorama.from_pretrained(vae, low_cpu_mem_usage=False))
-    return Clips(torch.stack(latents), torch.stack(stills), described, twins, embeds, mirror, scenes)
+    return Clips(torch.stack(latents), torch.stack(stills), described, twins, embeds, mirror, seen)
 
 
 def describe(specs: Sequence[SceneSpec], seeds: Sequence[int]) -> tuple[list[Description], list[Description]]:

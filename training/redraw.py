@@ -23,12 +23,15 @@ from torch import Tensor, nn
 
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.camera import Windows, latent_windows
 from libs.families.diorama.denoising import BOUNDARY, to_uint8
 from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.diorama.positions import position_channels
 from training.autoencoder import LATENT_CHANNELS
 from training.precision import mixed_precision
-from training.render import CLIPS
+from training.render import CLIPS, NUM_FRAMES
+from training.scenes.base import SceneSpec
+from training.scenes.camera import seen_of
 from training.sound import REDRAWN
 from training.text import TextEncoder, pad
 from training.transformer import EXPERTS, MODEL
@@ -48,24 +51,28 @@ class Redrawer:
         self._encode = TextEncoder()
 
     @torch.inference_mode()
-    def __call__(self, latents: Tensor, caption: str, seed: int) -> NDArray[np.uint8]:
-        """Latents (C, F, h, w) of a clip -> frames (1 + 4 (F - 1), 64, 64, 3). The same seed gives the same frames."""
+    def __call__(self, latents: Tensor, seen: Windows, caption: str, seed: int) -> NDArray[np.uint8]:
+        """Latents (C, F, h, w) of a clip -> frames (1 + 4 (F - 1), 64, 64, 3). The same seed gives the same frames.
+
+        ``seen``: what the frames show of the scene, see `libs.families.diorama.camera`.
+        """
         generator = torch.Generator().manual_seed(seed)
         least, most = SIGMAS
         sigma = least + (most - least) * float(torch.rand((), generator=generator))
         noisy = torch.lerp(latents[None], torch.randn(latents[None].shape, generator=generator), sigma)
-        clean = self._denoise(noisy, np.linspace(sigma, 0.0, STEPS + 1).tolist(), caption)
-        frames = to_uint8(self._autoencoder.decode_linear(clean)[0])
-        count, height, width, _ = frames.shape
-        fields = frames.reshape(count, PIXELS, height // PIXELS, PIXELS, width // PIXELS, 3)
+        frames, height, width = latents.shape[1:]
+        place = position_channels(frames, height, width, torch.from_numpy(latent_windows(seen)))[None]
+        clean = self._denoise(noisy, np.linspace(sigma, 0.0, STEPS + 1).tolist(), place, caption)
+        drawn = to_uint8(self._autoencoder.decode_linear(clean)[0])
+        count, side = drawn.shape[:2]
+        fields = drawn.reshape(count, PIXELS, side // PIXELS, PIXELS, side // PIXELS, 3)
         return fields.mean(axis=(2, 4)).round().astype(np.uint8)
 
-    def _denoise(self, latents: Tensor, sigmas: list[float], caption: str) -> Tensor:
+    def _denoise(self, latents: Tensor, sigmas: list[float], place: Tensor, caption: str) -> Tensor:
         """By Euler's method, without guidance and without a first frame."""
         embeds, mask = pad(self._encode([caption]))
-        frames, height, width = latents.shape[2:]
-        nothing_given = torch.zeros(1, 1 + LATENT_CHANNELS, frames, height, width)
-        beside = torch.cat([nothing_given, position_channels(frames, height, width)[None]], dim=1)
+        nothing_given = torch.zeros(1, 1 + LATENT_CHANNELS, *latents.shape[2:])
+        beside = torch.cat([nothing_given, place], dim=1)
         for sigma, following in pairwise(sigmas):
             name = "transformer" if sigma >= BOUNDARY else "transformer_2"
             with mixed_precision():
@@ -94,10 +101,11 @@ def redraw(path: Path, redrawer: Redrawer, folder: Path = REDRAWN) -> None:
     if kept.exists():
         return
     with np.load(path) as clip:
-        latents, captions = torch.from_numpy(clip["latents"]).float(), json.loads(str(clip["meta"]))["captions"]
-    index = int(path.stem)
+        latents, meta = torch.from_numpy(clip["latents"]).float(), json.loads(str(clip["meta"]))
+    index, captions = int(path.stem), meta["captions"]
+    seen = seen_of(SceneSpec(**meta["spec"]), NUM_FRAMES, take=False)
     partial = kept.with_suffix(".tmp.npy")
-    np.save(partial, redrawer(latents, captions[index % len(captions)], index))
+    np.save(partial, redrawer(latents, seen, captions[index % len(captions)], index))
     partial.replace(kept)
 
 

@@ -2,7 +2,7 @@
 
     python -m training.sound --minutes 15 --resume
 
-The target is the envelope of each clip's real sound. What will be heard later is drawn by Diorama, so half of the time
+The target is the envelope of each clip's real sound. What will be heard later is drawn by Diorama, so mostly
 the frames are what it makes of the clip (`training.redraw`), where that is there. And generated video is softer than
 rendered video, so frames are softened as a diffusion model would: reduced to few principal components of 4 x 4 x 4
 patches, blurred, mixed over time, brightened, darkened, shifted, made noisy. Half of the clips are mirrored, with their
@@ -45,7 +45,7 @@ AVERAGE_DECAY = 0.995
 CHECKPOINT_SECONDS = 120.0
 CAPTIONS = 3
 NO_TEXT_PROBABILITY = 0.15
-REDRAWN_PROBABILITY = 0.5
+REDRAWN_PROBABILITY = 0.75
 PART_WEIGHTS = {"bands": 1.0, "columns": 0.5, "average": 0.3, "balance": 0.4}
 """What each part of `loss_of` counts."""
 QUIET_DB = -85.0

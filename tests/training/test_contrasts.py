@@ -12,16 +12,16 @@ from diffusers import SanaVideoTransformer3DModel
 from torch import nn
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.positions import POSITION_CHANNELS
 from training import averages, batches, reading, transformer
 from training.autoencoder import to_tensor
 from training.batches import Batch, Contrasts, draw_batch
-from training.captions import CAMERA_PHRASES
 from training.clips import Clips, describe
 from training.mentions import mentions, said, values_of
 from training.mirror import OTHER, LatentMirror, latent_mirror, mirrored
 from training.scenes import FAMILIES, render, sample_spec, varied
 from training.scenes.base import SceneSpec
-from training.scenes.camera import TAKES
+from training.scenes.camera import seen_of
 from training.text import LOOSENED, MEAN_NOISE, TOKEN_NOISE, loosen
 
 CHANNELS = 3
@@ -34,22 +34,16 @@ def specs_of(count: int) -> list[SceneSpec]:
 
 @pytest.fixture(scope="module")
 def clips() -> Clips:
-    """Clip k holds k + 1 everywhere, its mirror image -(k + 1); embeddings hold the number of their caption.
-
-    Scenes whose camera moves come by every camera.
-    """
-    scenes, specs = [], []
-    for scene, spec in enumerate(specs_of(5 * len(FAMILIES))):
-        takes = (spec.camera,) if spec.camera == "still" else TAKES
-        specs += [replace(spec, camera=take) for take in takes]
-        scenes += [scene] * len(takes)
+    """Clip k holds k + 1 everywhere, its mirror image -(k + 1); embeddings hold the number of their caption."""
+    specs = specs_of(5 * len(FAMILIES))
     number = torch.arange(1, len(specs) + 1)[:, None, None, None, None]
     latents = number.expand(-1, CHANNELS, 16, 2, 2).half()
-    described, twins = describe(specs, scenes)
+    described, twins = describe(specs, range(len(specs)))
     texts = sorted({text for one in described + twins for text in one.captions})
     embeds = {text: np.full((2, 384), k, np.float16) for k, text in enumerate(["", *texts])}
     mirror = LatentMirror(-torch.eye(CHANNELS), torch.zeros(CHANNELS))
-    return Clips(latents, latents, described, twins, embeds, mirror, scenes)
+    seen = [seen_of(spec, 61) for spec in specs]
+    return Clips(latents, latents, described, twins, embeds, mirror, seen)
 
 
 def shown(clips: Clips, batch: Batch) -> list[tuple[SceneSpec, str]]:
@@ -125,21 +119,32 @@ def test_usual_batches_hold_clips_beside_their_twins(clips: Clips) -> None:
     assert batch.latents.shape == (8, CHANNELS, 4, 2, 2)
     numbers = batch.latents[:, 0, 0, 0, 0]
     torch.testing.assert_close(numbers[0::2], -numbers[1::2])
-    assert batch.least_sigma is None
+    assert not batch.contrast
     assert len(draw_batch(clips, np.random.default_rng(0), 16, 16).latents) == 1
 
 
-@pytest.mark.parametrize(("attribute", "usual"), [("side", "centre"), ("camera", "still")])
-def test_what_is_beside_the_middle_or_moved_past_is_mostly_said(clips: Clips, attribute: str, usual: str) -> None:
-    rng, told, unusual = np.random.default_rng(3), 0, 0
-    for _ in range(600):
+def test_latents_are_told_where_in_the_scene_they_lie(clips: Clips) -> None:
+    """A twin's columns are told the mirrored places, and a still camera's latents the same ones in each frame."""
+    cameras = {one.spec.camera: index for index, one in enumerate(clips.described)}
+    panned, twin = (clips.place(cameras["pan right"], 4, 8, twin=twin) for twin in (False, True))
+    across = panned[4, 1:, 0]  # cosine of x, which falls from left to right
+    assert (across.diff(dim=0) < 0).all(), "the window moves on"
+    torch.testing.assert_close(across, -twin[4, 1:, 0].flip(-1))
+    still = clips.place(cameras["still"], 4, 8)
+    torch.testing.assert_close(still[1:, 1:], still[1:, :1].expand(-1, 7, -1, -1))
+    batch = draw_batch(clips, np.random.default_rng(0), 4, 32)
+    assert batch.place.shape == (8, 13, 4, 2, 2)
+    assert bool((batch.place[:, 0, 0] == 1).all())
+
+
+def test_clips_beside_the_middle_mostly_say_so(clips: Clips) -> None:
+    rng, said_side, sided = np.random.default_rng(3), 0, 0
+    for _ in range(300):
         described = clips.described[int(rng.integers(len(clips.described)))]
-        if getattr(described.spec, attribute) != usual and attribute in described.mentioning:
-            unusual += 1
-            told += batches.draw_caption(rng, described) in described.mentioning[attribute]
-    assert told / unusual > {"side": 0.8, "camera": 0.88}[attribute], (
-        "the grammar says it in 0.6 and 0.85 of its sentences"
-    )
+        if described.spec.side != "centre" and "side" in described.mentioning:
+            sided += 1
+            said_side += batches.draw_caption(rng, described) in described.mentioning["side"]
+    assert said_side / sided > 0.8, "the grammar says it in 0.6 of its sentences"
 
 
 @pytest.mark.parametrize("attribute", ["side", "distance"])
@@ -148,7 +153,7 @@ def test_contrast_batches_hold_pairs_that_captions_tell_apart(clips: Clips, attr
     rng = np.random.default_rng(1)
     for _ in range(10):
         batch = contrasts.draw(rng, attribute, 32)
-        assert batch.least_sigma == batches.LAYOUT_SIGMA
+        assert batch.contrast
         assert batch.latents.shape[0] * batch.latents.shape[2] == 32
         pairs = shown(clips, batch)
         for (one, first), (other, second) in zip(pairs[0::2], pairs[1::2], strict=True):
@@ -156,37 +161,12 @@ def test_contrast_batches_hold_pairs_that_captions_tell_apart(clips: Clips, attr
             assert getattr(one, attribute) != getattr(other, attribute)
             assert attribute != "side" or {one.side, other.side} == {"left", "right"}
             for spec, text in ((one, first), (other, second)):
-                said_of = [k for k in range(8) if said(spec, (scene_of(clips, spec), k)) == text]
-                assert any(attribute in mentions(spec, (scene_of(clips, spec), k), values) for k in said_of)
+                said_of = [k for k in range(8) if said(spec, (seed_of(clips, spec), k)) == text]
+                assert any(attribute in mentions(spec, (seed_of(clips, spec), k), values) for k in said_of)
 
 
-def scene_of(clips: Clips, spec: SceneSpec) -> int:
-    return next(scene for scene, one in zip(clips.scenes, clips.described, strict=True) if one.spec.seed == spec.seed)
-
-
-def test_cameras_are_told_apart_by_takes_of_one_scene(clips: Clips) -> None:
-    contrasts, rng, still = Contrasts(clips, 0.0, 0.1), np.random.default_rng(5), 0
-    for _ in range(20):
-        batch = contrasts.draw(rng, "camera", 32)
-        assert batch.latents.shape[2] in batches.LONG
-        assert batch.least_sigma == batches.MOVING_SIGMA
-        pairs = shown(clips, batch)
-        for (one, first), (other, second) in zip(pairs[0::2], pairs[1::2], strict=True):
-            assert one.camera != other.camera
-            assert replace(one, camera="still") == replace(other, camera="still")
-            if "still" in (one.camera, other.camera):
-                still += 1
-            else:
-                assert differing(first, second) <= CAMERA_WORDS
-    assert still
-
-
-CAMERA_WORDS = {word for phrases in CAMERA_PHRASES.values() for phrase in phrases for word in phrase.split()}
-
-
-def differing(first: str, second: str) -> set[str]:
-    words = [set(re.findall(r"[\w'-]+", text.lower())) for text in (first, second)]
-    return words[0] ^ words[1]
+def seed_of(clips: Clips, spec: SceneSpec) -> int:
+    return next(k for k, one in enumerate(clips.described) if one.spec.seed == spec.seed)
 
 
 def test_contrast_batches_come_as_often_as_asked(clips: Clips) -> None:
@@ -194,7 +174,7 @@ def test_contrast_batches_come_as_often_as_asked(clips: Clips) -> None:
     chosen = [contrasts.choose(rng) for _ in range(2000)]
     assert chosen.count("side") / 2000 == pytest.approx(0.2, abs=0.03)
     assert chosen.count(None) / 2000 == pytest.approx(0.7, abs=0.04)
-    assert chosen.count("camera") > chosen.count("distance")
+    assert chosen.count("colour") > chosen.count("distance")
     assert Contrasts(clips, 0.0, 0.0).choose(rng) is None
 
 
@@ -206,19 +186,20 @@ class Watched(nn.Module):
         return (torch.zeros_like(hidden_states[:, : transformer.CHANNELS]),)
 
 
-@pytest.mark.parametrize("least", [None, 0.9])
-def test_pairs_get_the_same_noise(least: float | None) -> None:
+@pytest.mark.parametrize("contrast", [False, True])
+def test_pairs_get_the_same_noise(contrast: bool) -> None:
     """Clips of nothing: the transformer is given sigma times the noise. Contrast batches give no first frame."""
-    batch, watched = Batch(torch.zeros(8, transformer.CHANNELS, 4, 4, 4), None, None, least), Watched()  # type: ignore[arg-type]
+    latents, place = torch.zeros(8, transformer.CHANNELS, 4, 4, 4), torch.zeros(8, POSITION_CHANNELS, 4, 4, 4)
+    batch, watched = Batch(latents, None, None, place, contrast), Watched()  # type: ignore[arg-type]
     transformer.flow_loss(transformer.EXPERTS["transformer"], watched, batch, torch.Generator().manual_seed(0))
     noise = watched.given[:, : transformer.CHANNELS] / watched.sigma[:, None, None, None, None]
     torch.testing.assert_close(noise[0::2], noise[1::2])
     assert not torch.allclose(noise[0], noise[2])
     first_frame = watched.given[:, transformer.CHANNELS]
-    assert bool(first_frame.any()) is (least is None)
-    if least is not None:
+    assert bool(first_frame.any()) is not contrast
+    if contrast:
         torch.testing.assert_close(watched.sigma[0::2], watched.sigma[1::2])
-        assert watched.sigma.min() >= least
+        assert watched.sigma.min() >= transformer.CONTRAST_SIGMA
 
 
 # --- loosened captions -----------------------------------------------------------------------------------------------

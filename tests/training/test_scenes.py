@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from libs.families.diorama.camera import MOST_ZOOM
 from training.scenes import (
     ALL_TIMES,
     FAMILIES,
@@ -284,7 +285,7 @@ def test_what_the_camera_moves_towards_grows_and_gets_louder() -> None:
     canvas = Canvas(61, FPS, SIZE, np.random.default_rng(0))
     tone = Clip(np.zeros((61, 60, 60, 3), np.float32), np.full((2, canvas.num_samples), 0.05, np.float32))
     moved = camera.move(tone, replace(spec, camera="push in"), canvas).sound
-    assert moved[0, -1] / moved[0, 0] == pytest.approx(camera.MOST_ZOOM, rel=0.03)
+    assert moved[0, -1] / moved[0, 0] == pytest.approx(MOST_ZOOM, rel=0.03)
     still, near = clip_of(spec, 61).frames, clip_of(replace(spec, camera="push in"), 61).frames
     white = [(frames[-1].min(axis=-1) > 0.6).mean() for frames in (still, near)]
     assert white[1] > 1.15 * white[0]

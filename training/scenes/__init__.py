@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from libs.families.diorama.camera import Camera
 from training.scenes import (
     aurora,
     balloon,
@@ -36,7 +37,7 @@ from training.scenes import (
     underwater,
     waterfall,
 )
-from training.scenes.base import Camera, Canvas, Clip, Scene, SceneSpec
+from training.scenes.base import Canvas, Clip, Scene, SceneSpec
 
 FAMILIES: dict[str, Scene] = {
     "fire": fire,
