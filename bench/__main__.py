@@ -27,6 +27,8 @@ BENCHMARKS = {
     "scale_in": "bench.scale_in",
 }
 """Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""
+STEPS = "of denoising, in stages, denoise, triton, cache and scale_in (default: the model's; 8 in denoise and triton)"
+STACKS = "the stacks that stages and scale_in start"
 
 
 def main() -> None:
@@ -45,13 +47,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     default = Options()
     parser.add_argument("name", nargs="?", choices=list(BENCHMARKS), help="one of them; without it, all")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's; 8 in denoise and triton)")
-    parser.add_argument("--rounds", type=int, default=default.rounds, help="denoise, triton, stages: rounds")
+    parser.add_argument("--steps", type=int, help=STEPS)
+    parser.add_argument("--rounds", type=int, default=default.rounds, help="of stages, denoise, triton and steps")
     parser.add_argument("--duration", type=float, help="stages: seconds of video")
     parser.add_argument("--videos", type=int, default=default.videos, help="gateway: how many it takes in")
-    parser.add_argument("--models", type=Path, default=default.models, help="denoise: folder of models")
+    parser.add_argument(
+        "--models", type=Path, default=default.models, help=f"folder of models; {STACKS} have their own"
+    )
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--threads", type=int, default=default.threads, help="denoise: of torch; 0: all")
+    parser.add_argument("--threads", type=int, default=default.threads, help=f"of torch, not in {STACKS}; 0: all")
     parser.add_argument("--out", type=Path, default=default.out, help="folder of the results")
     return parser.parse_args()
 

@@ -167,6 +167,8 @@ def _watched_children() -> Iterator[dict[int, float]]:
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
-    yield peaks
-    ended.set()
-    thread.join()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()

@@ -26,7 +26,6 @@ from bench.light_gateway import (
     Scene,
     create,
     epoch_seconds,
-    free_port,
     made,
     many_calls,
     open_scene,
@@ -35,6 +34,7 @@ from bench.light_gateway import (
 )
 from bench.options import Options
 from bench.results import Figure, Results
+from deploy.local.ports import free_ports
 from libs.artifacts import FolderStore
 from tests.support.postgres import serving_postgres
 from tests.support.stages import serving_stages
@@ -193,7 +193,7 @@ async def _queued(scene: Scene) -> list[Figure]:
 
 
 async def _echoes_a_second() -> float:
-    port = free_port()
+    (port,) = free_ports(1)
     with running_python(["-m", "bench.echo", str(port)], dict(os.environ), Path(os.devnull)):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await asyncio.wait_for(channel.channel_ready(), 60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import grpc
 from soundstage.video.v1 import video_pb2 as pb
 from soundstage.video.v1 import video_pb2_grpc as rpc
 
+from deploy.local.ports import free_ports
 from libs.serving import open_channel
 from tests.support.stages import StageServers
 
@@ -65,7 +65,7 @@ class Scene:
             "max_queued_videos": 1_000_000,
             "max_concurrent_calls": 5000,
             "grace_seconds": 1,
-            "grpc_port": free_port(),
+            "grpc_port": free_ports(1)[0],
             "log_level": "WARNING",
             **{f"{name}_address": self.stages.address for name in ("encoder", "denoiser", "audio", "muxer")},
             **settings,
@@ -152,9 +152,3 @@ def waited_seconds(video: pb.Video) -> float:
 
 def epoch_seconds(timestamp: Any) -> float:  # noqa: ANN401 - protobuf's Timestamp
     return float(timestamp.ToNanoseconds() / 1e9)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

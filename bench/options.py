@@ -19,5 +19,5 @@ class Options:
     models: Path = Path("models")
     seed: int = 7
     threads: int = 0
-    """Of torch in `denoise`; 0: every core that the process may use."""
+    """Of torch, in this process; 0: every core that it may use."""
     out: Path = Path("bench/results")

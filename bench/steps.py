@@ -30,17 +30,18 @@ from libs.catalog import Catalog
 from libs.families import PipelineCache, Step, load_denoise, load_encode, use_threads
 from libs.families.diorama.positions import position_channels
 from libs.serving import RecordingStage
-from services.denoiser.checkpoints import Checkpoints
-from services.denoiser.denoise import DenoiseJob, Denoiser, StepDone
-from services.denoiser.loras import Loras
+from services.denoiser.denoise import DenoiseJob, StepDone
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
+from tests.support.denoising import wired_denoiser
 
 STEPS = 4
 """Of the videos that compete."""
 BATCH_VIDEOS = 8
 SHORT_FRAMES = 13
-INTERACTIVE, BATCH = 1, 3
+BATCH = 3
+PRIORITIES = {"preemption": 1, "in_order": BATCH}
+"""Of the one that arrives behind the batch ones: interactive, or like them."""
 KILLED_STEPS, KILLED_AFTER = 25, 13
 """The default number of steps, and in the middle of them."""
 
@@ -53,10 +54,10 @@ def run(options: Options) -> Results:
         folder = Path(name)
         company = merged(model_dir, conditioning, options)
         extras = beside_steps(model_dir, conditioning, folder, options)
-        waits = {
-            how: [Contest(model_dir, conditioning, folder, priority).run() for _ in range(options.rounds)]
-            for how, priority in (("preemption", INTERACTIVE), ("in_order", BATCH))
-        }
+        waits: dict[str, list[tuple[float, float]]] = {how: [] for how in PRIORITIES}
+        for _ in range(options.rounds):
+            for how, priority in PRIORITIES.items():
+                waits[how].append(Contest(model_dir, conditioning, folder, priority).run())
         repeated = killed(conditioning, folder, options)
     figures = [
         *(Figure(f"merged_over_in_turn.{expert}", ratio, "ratio") for expert, ratio in company.items()),
@@ -82,7 +83,7 @@ def merged(model_dir: Path, conditioning: Mapping[str, Any], options: Options) -
             {"merged": lambda e=expert, b=both: e(**b), "alone": lambda e=expert, o=one: (e(**o), e(**o))},  # type: ignore[misc]
             options.rounds,
         )
-        ratios[name] = median(seconds["merged"]) / median(seconds["alone"])
+        ratios[name] = median(a / b for a, b in zip(seconds["merged"], seconds["alone"], strict=True))
     return ratios
 
 
@@ -164,11 +165,8 @@ class Contest:
         store = FolderStore(folder / "contest")
         self._conditioning = put_tensors(store, "a/b/encode/c/conditioning.safetensors", conditioning)
         settings, metrics = DenoiserSettings(), DenoiserMetrics(CollectorRegistry())
-        checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-        catalog, loras = Catalog.read(model_dir.parent), Loras(store, settings.lora_limits)
-        self._denoiser = Denoiser(
-            store, catalog, PipelineCache(load_denoise), metrics, checkpoints, loras, settings.capacity
-        )
+        catalog = Catalog.read(model_dir.parent)
+        self._denoiser = wired_denoiser(store, catalog, PipelineCache(load_denoise), metrics, settings)
         self._denoiser.warm([FAMILY])
         self._priority = priority
 

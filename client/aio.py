@@ -126,7 +126,8 @@ class AsyncSoundstageClient:
         validate_only: makes nothing; the answer has no name, but every default and ``cost_credits``, its price.
         lora: safetensors, its bytes or a file, or what ``spec.lora.artifact`` of an earlier video says. lora_scale: how
         strongly it changes the model, 0 to 2; 1 if left out.
-        Also raises ValueError for an unknown preset, audio intent or priority, and OSError for an unreadable file.
+        Also raises ValueError for an unknown preset, audio intent or priority, or a number that no request can hold;
+        OSError for an unreadable file.
         """
         request = create_request(
             prompt,

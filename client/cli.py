@@ -7,6 +7,7 @@ to know who you are · 130 Ctrl-C.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 from soundstage.artifact.v1 import artifact_pb2
 from soundstage.video.v1 import video_pb2 as pb
+from typing_extensions import override
 
 from client.credentials import tls_credentials
 from client.errors import SoundstageClientError, SoundstageRpcError, WaitTimeoutError
@@ -40,7 +42,7 @@ from client.text import (
     video_text,
 )
 
-__all__ = ["ProblemForPeople", "main"]
+__all__ = ["NewFile", "ProblemForPeople", "main"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ADDRESS_FILE = Path(".state") / "address"
@@ -70,6 +72,21 @@ class ProblemForPeople(click.ClickException):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         vars(self)["exit_code"] = exit_code
+
+
+class NewFile(click.Path):
+    """A file to be written when a video is ready: that it cannot be is told before minutes of work."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            self.fail(f"{str(path)!r} cannot be written: {folder} is no folder that you may write to.", param, ctx)
+        return path
 
 
 @dataclass(frozen=True)
@@ -172,7 +189,7 @@ def calls_server(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--request-id", help="A UUID: a repeat with the same one makes no second video.")
 @click.option("--price", is_flag=True, help="Say what it would cost, and make nothing.")
 @click.option("--wait", is_flag=True, help="Follow it until it is ready; Ctrl-C cancels it.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Bring the MP4 here; implies --wait.")
+@click.option("--out", type=NewFile(), help="Bring the MP4 here; implies --wait.")
 @click.option("--json", "as_json", is_flag=True, help="Print the video as JSON.")
 @calls_server
 def create(
@@ -213,7 +230,7 @@ def watch(client: SoundstageClient, video: str) -> None:
 
 @main.command()
 @click.argument("video")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Bring the MP4 here, if it is ready.")
+@click.option("--out", type=NewFile(), help="Bring the MP4 here, if it is ready.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @calls_server
 def get(client: SoundstageClient, video: str, out: Path | None, as_json: bool) -> None:
@@ -322,7 +339,7 @@ def quota(client: SoundstageClient, as_json: bool) -> None:
 @main.command(**PASSED_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def doctor(arguments: tuple[str, ...]) -> None:
-    """Checks stores, values and a cluster before an install (see doctor --help)."""
+    """Checks stores, values and a cluster before an install."""
     _for_operators("deploy.doctor.__main__").main(args=list(arguments), prog_name="soundstage doctor")
 
 

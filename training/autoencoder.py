@@ -46,9 +46,9 @@ def fit(
 ) -> AutoencoderDiorama:
     """Principal components of patches from every family, half whitened; one in eight patches is a still one (frame 0).
 
-    ``size``: of the rendered clips, in pixels.
+    The same for the same ``seed``, the untrained residual decoder too. ``size``: of the rendered clips, in pixels.
     """
-    rng = np.random.default_rng(seed)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     rows = []
     for family in families:
         for _ in range(clips_per_family):
@@ -56,14 +56,16 @@ def fit(
             still = video[:, :, :1].expand(-1, -1, FRAMES, -1, -1)
             moving = patchify(video[:, :, 1:]).flatten(0, 3)
             still = patchify(still).flatten(0, 3)
-            rows.append(moving[torch.randperm(len(moving))[:patches_per_clip]])
-            rows.append(still[torch.randperm(len(still))[: patches_per_clip // 7]])
+            rows.append(moving[torch.randperm(len(moving), generator=generator)[:patches_per_clip]])
+            rows.append(still[torch.randperm(len(still), generator=generator)[: patches_per_clip // 7]])
         print(f"fit: {family}", flush=True)
     mean, values, vectors, total = _principal(rows)
     deviation = values.sqrt()
     kept = float(values.sum() / total)
     print(f"fit: {LATENT_CHANNELS} of {len(mean)} components keep {kept:.2%} of the variance")
-    autoencoder = AutoencoderDiorama(latent_channels=LATENT_CHANNELS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        autoencoder = AutoencoderDiorama(latent_channels=LATENT_CHANNELS)
     autoencoder.mean.copy_(mean)
     autoencoder.basis.copy_(vectors.T)
     autoencoder.scale.copy_((deviation[0] * deviation).sqrt())
@@ -123,7 +125,7 @@ def train(
         autoencoder.residual.load_state_dict(state["residual"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["seconds"]
-    rng = np.random.default_rng(step + 7)
+    rng, generator = np.random.default_rng(step + 7), torch.Generator().manual_seed(step + 7)
     clips = _crops_cache(cache / "decoder_clips.npy", num_clips, size)
     started = saved = time.monotonic()
     losses: list[float] = []
@@ -132,9 +134,11 @@ def train(
             group["lr"] = learning_rate * min(1.0, step / 50 + 0.02) * max(0.05, 1 - elapsed / (minutes * 60))
         video = _random_crops(clips, rng, batch, crop)
         latents = autoencoder.encode(video)
-        level = LATENT_NOISE * torch.rand(batch, 1, 1, 1, 1) * (torch.rand(batch, 1, 1, 1, 1) >= CLEAN_SHARE)
+        level, chance = (torch.rand(batch, 1, 1, 1, 1, generator=generator) for _ in range(2))
+        level = LATENT_NOISE * level * (chance >= CLEAN_SHARE)
+        noise = level * torch.randn(latents.shape, generator=generator)
         with mixed_precision():
-            decoded = autoencoder.decode(latents + level * torch.randn(latents.shape))
+            decoded = autoencoder.decode(latents + noise)
         loss = reconstruction_loss(decoded.float(), video)
         optimizer.zero_grad()
         loss.backward()

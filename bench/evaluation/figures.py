@@ -130,9 +130,9 @@ def _attributes(made: Sequence[Made], probes: Probes) -> tuple[list[Figure], dic
             if told != said:
                 mistaken[f"{family}: {said} as {told}"] += 1
     figures = [
-        Figure(f"obeyed.{name}", _share(hits), "share", "≥ 0.90" if name in ATTRIBUTES else "")
+        figure
         for name, hits in right.items()
-        if hits
+        for figure in _obeyed(f"obeyed.{name}", hits, "≥ 0.90" if name in ATTRIBUTES else "")
     ]
     limits = [Figure(f"obeyed.{name}.rendered", share, "share") for name, share in probes.rendered_right.items()]
     return [*figures, *limits], dict(mistaken.most_common())
@@ -153,12 +153,17 @@ def _camera(made: Sequence[Made]) -> tuple[list[Figure], dict[str, int]]:
         "obeyed.camera.still.rendered": [move == said for move, said in like if said == "still"],
     }
     figures = [
-        Figure(name, _share(hits), "share", "≥ 0.70" if name == "obeyed.camera" else "")
+        figure
         for name, hits in obeyed.items()
-        if hits
+        for figure in _obeyed(name, hits, "≥ 0.70" if name == "obeyed.camera" else "")
     ]
     mistaken = Counter(f"{one.asked.families[0]}: {said} as {move}" for move, said, one in told if move != said)
     return figures, dict(mistaken.most_common())
+
+
+def _obeyed(name: str, hits: Sequence[bool], aim: str) -> list[Figure]:
+    """The share, and of how many clips: some are few, and a share of ten is no exact one."""
+    return [Figure(name, _share(hits), "share", aim), Figure(f"{name}.clips", len(hits), "count")] if hits else []
 
 
 def _motion(inside: Sequence[Made]) -> list[Figure]:

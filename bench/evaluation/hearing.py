@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 from scipy.signal import find_peaks
 
 from bench.evaluation.clips import Shown, heard, rendered
-from libs.families.diorama.vocoder import COLUMNS_PER_FRAME, analyse
+from libs.families.diorama.vocoder import COLUMNS_PER_FRAME
 from training.captions import caption
 from training.scenes import FAMILIES, sample_spec, varied
 from training.scenes.base import SIDE_POSITION, SceneSpec
-from training.sound_report import level
+from training.sound_report import SHARP, balance, level, rises
 
-SHARP = ("thunder", "boom", "eruption", "wave", "plop", "crackle")
-"""Kinds of events that begin suddenly; an event carries the frame at which its sound begins."""
 LEAST_RISE_DB = 4.0
 FARTHEST = 12.0
 """Frames; an event without any onset so near counts as so far off."""
@@ -81,11 +79,8 @@ def clear_events(clip: Shown, real: NDArray[np.float64], frames: int) -> list[in
 
 
 def onsets(sound: NDArray[np.float32], frames: int) -> NDArray[np.float64]:
-    """Moments, in frames, at which the sound above 200 Hz rises by `LEAST_RISE_DB` within a frame."""
-    power = 10 ** (analyse(sound, frames).astype(np.float64) / 10)
-    loud = 10 * np.log10(power[:, 10:].sum(axis=(0, 1)) + 1e-9)
-    rise = np.convolve(loud, np.r_[np.ones(4), -np.ones(4)] / 4, mode="same")
-    peaks, _ = find_peaks(rise, height=LEAST_RISE_DB, distance=COLUMNS_PER_FRAME)
+    """Moments, in frames, at which a sound rises by `LEAST_RISE_DB`, each the highest rise within a frame."""
+    peaks, _ = find_peaks(rises(sound, frames), height=LEAST_RISE_DB, distance=COLUMNS_PER_FRAME)
     return np.asarray(peaks / COLUMNS_PER_FRAME, dtype=np.float64)
 
 
@@ -112,12 +107,6 @@ def _varying(rng: np.random.Generator, family: str, attribute: str) -> SceneSpec
     """A description in which the attribute matters: of rain over another scene it may not."""
     spec = sample_spec(rng, family)
     return spec if attribute in varied(spec) else replace(spec, background=None)
-
-
-def balance(sound: NDArray[np.float32]) -> float:
-    """Right minus left in decibels."""
-    left, right = (sound**2).mean(axis=1) + 1e-9
-    return float(10 * np.log10(right / left))
 
 
 def _heard(spec: SceneSpec, frames: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -53,7 +53,9 @@ def connect(file: Path, *, context: str = "", namespace: str = "", seconds: floa
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise KubeconfigError(f"{file} cannot be read ({type(error).__name__})") from error
+        raise KubeconfigError(
+            f"{file} cannot be read ({type(error).__name__}): name yours with --kubeconfig"
+        ) from error
     chosen = _named(config, "contexts", context or config.get("current-context", ""), "context")
     cluster = _named(config, "clusters", chosen.get("cluster", ""), "cluster")
     user = _named(config, "users", chosen["user"], "user") if chosen.get("user") else {}

@@ -21,6 +21,9 @@ class Address:
     for_cluster: bool = False
     """Pods use it; it need not be known where the doctor runs."""
 
+    value: str = ""
+    """Of the chart, which says it where the setting does not, and so for pods."""
+
     @property
     def host(self) -> str:
         text = self.text if "://" in self.text else f"//{self.text}"
@@ -47,7 +50,8 @@ class Address:
                 f"{self.host} is a name inside the cluster, unknown here",
                 f"forward its port and set {self.variable} to it, or run the doctor in a pod",
             )
-        return fail(f"{self.host} is unknown", f"repair the name or its DNS record; it comes from {self.variable}")
+        said_by = self.value if self.for_cluster and self.value else self.variable
+        return fail(f"{self.host} is unknown", f"repair the name or its DNS record; it comes from {said_by}")
 
 
 def _is_number(host: str) -> bool:

@@ -45,7 +45,7 @@ class S3Doctor:
     """Authority of the server's certificate, PEM; the system's without it."""
 
     def checks(self) -> Iterator[Check]:
-        inner = Address(self.address.endpoint, variable("artifacts_url"), self.for_cluster)
+        inner = Address(self.address.endpoint, variable("artifacts_url"), self.for_cluster, "s3.endpoint")
         outer = Address(self.address.outer_host[0], variable("s3_public_endpoint"))
         yield Check("s3 dns", inner.resolve)
         yield Check("s3 reachable", self.reach, needs="s3 dns")

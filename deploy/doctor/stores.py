@@ -17,6 +17,7 @@ from libs.artifacts import s3_address
 __all__ = ["Stores"]
 
 STAGES = ("encoder", "denoiser", "audio", "muxer")
+ISSUER = "auth.oidc.issuer"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Stores:
         for stage in STAGES:
             if address := getattr(self.settings, f"{stage}_address"):
                 yield Check(f"{stage} dns", Address(address, variable(f"{stage}_address")).resolve)
-        if issuer := self.settings.oidc_issuer or self._value("auth.oidc.issuer"):
-            yield Check("oidc dns", Address(issuer, variable("oidc_issuer")).resolve)
+        if issuer := self.settings.oidc_issuer or self._value(ISSUER):
+            in_values = not self.settings.oidc_issuer
+            yield Check("oidc dns", Address(issuer, variable("oidc_issuer"), in_values, ISSUER).resolve)
 
     def _artifacts(self) -> Iterator[Check]:
         url = self.settings.artifacts_url or (self.values.artifacts_url if self.values else "")

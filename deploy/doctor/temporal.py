@@ -34,7 +34,7 @@ class TemporalDoctor:
     for_cluster: bool = False
 
     def checks(self) -> Iterator[Check]:
-        address = Address(self.address, variable("temporal_address"), self.for_cluster)
+        address = Address(self.address, variable("temporal_address"), self.for_cluster, "temporal.address")
         yield Check("temporal dns", address.resolve)
         yield Check("temporal reachable", self.reach, needs="temporal dns")
         yield Check("temporal namespace", self.named, needs="temporal reachable")

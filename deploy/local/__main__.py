@@ -15,9 +15,10 @@ from rich.console import Console
 from typing_extensions import override
 
 from client import SoundstageRpcError
+from client.cli import NewFile
 from client.errors import SoundstageClientError
 from client.request import PresetName
-from client.text import describe
+from client.text import describe, describe_value
 from deploy.local.health import NotReadyError
 from deploy.local.plan import REPOSITORY
 from deploy.local.stack import answers, is_up, start_stack, stop_stack
@@ -104,9 +105,7 @@ def status(state: State) -> None:
 @click.option(
     "--prompt", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_PROMPT", default="", help="What to show and let hear."
 )
-@click.option(
-    "--out", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_OUT", default="video.mp4", type=click.Path(path_type=Path)
-)
+@click.option("--out", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_OUT", default="video.mp4", type=NewFile())
 @click.option("--negative", cls=MakeOption, envvar="SOUNDSTAGE_VIDEO_NEGATIVE", default="")
 @click.option(
     "--image",
@@ -165,7 +164,9 @@ def _told_to_people() -> Iterator[None]:
         yield
     except SoundstageRpcError as error:
         raise click.ClickException(describe(error, "127.0.0.1", VARIABLE_OF_FIELD)) from error
-    except (SoundstageClientError, NotReadyError, VideoFailedError, OSError, ValueError) as error:
+    except ValueError as error:
+        raise click.ClickException(describe_value(error, VARIABLE_OF_FIELD)) from error
+    except (SoundstageClientError, NotReadyError, VideoFailedError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("stopped", err=True)

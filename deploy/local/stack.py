@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from deploy.local.health import NotReadyError, is_serving, wait_until
+from deploy.local.plan import GRACE_SECONDS as SERVICE_GRACE_SECONDS
 from deploy.local.plan import REPOSITORY, TRITON, Planned, plan, triton_memory
 from deploy.local.processes import Process, start, stop, tail
 from deploy.local.state import State
@@ -17,8 +18,10 @@ __all__ = ["GRACE_SECONDS", "READY_SECONDS", "answers", "is_up", "start_stack", 
 
 # On a slow disk, importing torch and reading a model takes most of a minute, and four services do it on the same cores.
 READY_SECONDS = 480.0
-# The services' own grace is 5 s; what is not gone soon after that hangs.
-GRACE_SECONDS = 10.0
+# After its calls' grace a service has as long to end its work, or the gateway its worker, as it has in a pod.
+GRACE_SECONDS = SERVICE_GRACE_SECONDS + 20.0
+# While nothing is at work yet: one that loads a model hears of the end only after that.
+STARTING_GRACE_SECONDS = 10.0
 TEMPORAL = "temporal"
 TEMPORAL_HEALTH = "temporal.api.workflowservice.v1.WorkflowService"
 
@@ -60,21 +63,21 @@ def start_stack(state: State, *, end_with_parent: bool, say: Say, triton: bool =
         say(f"starting {', '.join(process.name for process in running)}")
         _wait_for(running, running, say)
     except BaseException:
-        stop_stack(state)
+        stop_stack(state, grace_seconds=STARTING_GRACE_SECONDS)
         raise
     address = f"127.0.0.1:{running[-1].port}"
     state.write_address(address)
     return address
 
 
-def stop_stack(state: State) -> list[str]:
+def stop_stack(state: State, grace_seconds: float = GRACE_SECONDS) -> list[str]:
     """Stops what was started, also by a run that is long gone. Returns the names of those that had to be killed."""
     processes = state.processes()
     temporal = [process for process in processes if process.name == TEMPORAL]
     services = [process for process in processes if process.name != TEMPORAL]
-    killed = stop(services, grace_seconds=GRACE_SECONDS)
+    killed = stop(services, grace_seconds=grace_seconds)
     # Last: with a worker's long poll still open, it waits some 9 s for it.
-    killed += stop(temporal, grace_seconds=GRACE_SECONDS)
+    killed += stop(temporal, grace_seconds=grace_seconds)
     if any(process.name == TRITON for process in processes):
         _remove_triton_memory(state)
     state.forget()

@@ -220,7 +220,9 @@ def _add_prune_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--yes", action="store_true", help="delete; without it nothing is")
     command.add_argument("--keep", type=_between(1, 1 << 20), default=3, help="the newest revisions of each model")
     command.add_argument("--in-use", type=_uri, action="append", default=[], metavar="URI", help="keep it, too")
-    command.add_argument("--values", type=Path, action="append", default=[], help="of a release: keep its models.fetch")
+    command.add_argument(
+        "--values", type=_file, action="append", default=[], help="of a release: keep its models.fetch"
+    )
     age = "let be what was written to within it; longer than an upload takes"
     command.add_argument("--min-age-hours", type=_between(0, 1 << 20), default=24, help=age)
 
@@ -234,6 +236,12 @@ class _between:  # noqa: N801 (argparse prints the name)
         if not self._least <= number <= self._most:
             raise argparse.ArgumentTypeError(f"must be {self._least} to {self._most}")
         return number
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"file {text} does not exist")
+    return Path(text)
 
 
 def _uri(text: str) -> ModelUri:

@@ -1,8 +1,8 @@
 """Keeps the places filled: a worker's part in the queue.
 
 A video asks when its workflow begins, and every end of a video asks for whoever is next: a free place is taken at once.
-The loop is for what was lost in between: it renews the worker's lease, hands out places that came free by themselves,
-and repeats the word to videos that were admitted and have not begun.
+A loop is for what was lost in between: it hands out places that came free by themselves, and repeats the word to videos
+that were admitted and have not begun. Another renews the worker's lease, also while Temporal does not answer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import uuid
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
@@ -40,19 +41,13 @@ class Dispatcher:
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        await self._admission.renew(self._worker_id, self._places, self._lease_seconds)
+        await self._renew()
 
-    async def run(self) -> NoReturn:
-        """Until cancelled; what goes wrong once is tried again the next time."""
-        while True:
-            try:
-                await self._admission.renew(self._worker_id, self._places, self._lease_seconds)
-                await self.dispatch()
-                await self._repeat()
-            except SoundstageError as error:
-                logger.warning("queue: %s", error)
-            every_seconds = min(EVERY_SECONDS, self._lease_seconds / RENEWALS)
-            await asyncio.sleep(every_seconds * random.uniform(0.8, 1.0))
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._again_and_again(self._renew))
+            group.create_task(self._again_and_again(self._hand_out))
 
     async def stop(self) -> None:
         """Gives its places back, so that nobody is admitted for a worker that is gone."""
@@ -66,14 +61,29 @@ class Dispatcher:
         async with self._turn:
             admitted = await self._admission.admit()
         metrics.ADMITTED.inc(len(admitted))
-        for key in admitted:
-            if key != asking:
-                await self._tell(key)
+        await self._tell_all(key for key in admitted if key != asking)
 
-    async def _repeat(self) -> None:
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> NoReturn:
+        """What goes wrong once is tried again the next time."""
+        every_seconds = min(EVERY_SECONDS, self._lease_seconds / RENEWALS)
+        while True:
+            try:
+                await work()
+            except SoundstageError as error:
+                logger.warning("queue: %s", error)
+            await asyncio.sleep(every_seconds * random.uniform(0.8, 1.0))
+
+    async def _renew(self) -> None:
+        await self._admission.renew(self._worker_id, self._places, self._lease_seconds)
+
+    async def _hand_out(self) -> None:
+        await self.dispatch()
         before = datetime.now(UTC) - timedelta(seconds=UNHEARD_SECONDS)
-        for key in await self._admission.admitted_but_idle(before, AT_ONCE):
-            await self._tell(key)
+        await self._tell_all(await self._admission.admitted_but_idle(before, AT_ONCE))
+
+    async def _tell_all(self, keys: Iterable[VideoKey]) -> None:
+        """At the same time: when Temporal does not answer, all together take as long as one."""
+        await asyncio.gather(*(self._tell(key) for key in keys))
 
     async def _tell(self, key: VideoKey) -> None:
         try:

@@ -124,14 +124,22 @@ class Watches(Generic[V]):
             feed.tell(sequence)
 
     async def _poll(self) -> None:
-        """One query for all that is watched. While the database is away, nobody hears anything new."""
+        """One query for all that is watched. While the database is away, nobody hears anything new.
+
+        Nothing ends it but its cancellation: everybody who watches would wait for ever, and nobody would say why.
+        """
         while True:
             await asyncio.sleep(POLL_SECONDS)
             watched = list(self._feeds)
-            with suppress(SoundstageError):
+            try:
                 found = await self._records.sequences(watched)
-                for video_id in watched:
-                    self._tell(video_id, found.get(video_id))
+            except SoundstageError:
+                continue
+            except Exception:
+                logger.exception("changes of what is watched could not be read")
+                continue
+            for video_id in watched:
+                self._tell(video_id, found.get(video_id))
 
 
 class _Feed(Generic[V]):

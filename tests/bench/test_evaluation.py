@@ -215,6 +215,8 @@ def test_the_page_shows_the_table_and_the_clips(probes: Probes, tmp_path: Path) 
     assert 0.5 < values["motion.flicker"] < 2
     assert values["obeyed.camera.still"] > 0.7
     assert {"obeyed.colour.rendered", "layers.nearer_louder"} <= set(values)
+    asked = [values[f"obeyed.camera{still}.rendered.clips"] for still in ("", ".still")]
+    assert sum(asked) == len(made) - 1, "every clip with a rendered one beside it moves or stands still"
     page = write_page(results, made, tmp_path).read_text()
     assert "| scene_top1.outside_grammar | 0 | share | ≥ 0.80 |" in page
     for sheet in ("evaluation_grammar.png", "evaluation_outside.png"):

@@ -91,6 +91,7 @@ def test_create_takes_a_lora_as_a_file_or_by_its_name(address: str, videos: Fake
         (["create", "a fire", "--duration", "nan"], 2, "--duration: nan is not a number of seconds"),
         (["create", "a fire", "--steps", "3000000000"], 2, "--steps: 3000000000 does not fit into a request"),
         (["create", "a fire", "--seed", "1" + "0" * 30], 2, "--seed: 1000000000000000000000000000000 does not fit"),
+        (["create", "a fire", "--out", "pyproject.toml/a.mp4"], 2, "pyproject.toml is no folder that you may write to"),
         (["get", "a b"], 2, "VIDEO: give the name or the id of a video, as `soundstage list` shows it"),
         (["get", "nothing"], 4, "there is no videos/nothing (VIDEO_NOT_FOUND)"),
         (["watch", "nothing"], 4, "there is no videos/nothing"),

@@ -58,7 +58,7 @@ def test_make_passes_a_prompt_as_it_was_typed(fake_bin: Path, from_environment: 
 
 @pytest.mark.parametrize(("given", "flag"), [({"TRITON": "1"}, True), ({}, False)])
 def test_make_asks_for_triton_only_when_told(given: dict[str, str], flag: bool) -> None:
-    said = make("-n", "up", "READY=Makefile", **given).stdout
+    said = make("-n", "up", "READY=README.md", **given).stdout
     assert ("--triton" in said) == flag
 
 
@@ -133,7 +133,10 @@ def test_video_stops_what_it_started_after_an_error(tmp_path: Path, videos: Fake
     result = run(tmp_path, "video", PROMPT="a fire", DURATION="1000")
     assert result.exit_code == 1
     assert "DURATION: diorama makes 1 to 8 s" in result.stderr
-    assert fake_stack.events == ["start", "stop"] * 2
+    result = run(tmp_path, "video", PROMPT="a fire", STEPS="3000000000")
+    assert result.exit_code == 1
+    assert "STEPS: 3000000000 does not fit into a request" in result.stderr
+    assert fake_stack.events == ["start", "stop"] * 3
 
 
 def test_ctrl_c_cancels_the_video_and_stops(

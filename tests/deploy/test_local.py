@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from deploy.local import plan as plan_module
 from deploy.local import ports as ports_module
 from deploy.local import stack
 from deploy.local.__main__ import main
@@ -25,6 +26,8 @@ from deploy.local.ports import free_ports
 from deploy.local.processes import Process, start, stop, tail
 from deploy.local.state import State
 from deploy.local.video import stop_stale_runs
+from libs.serving import server
+from services.gateway.wiring import WORKER_STOP_SECONDS
 
 SLEEP = "import time; time.sleep(60)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -258,6 +261,16 @@ def test_what_is_wrong_is_named_as_it_was_typed(tmp_path: Path) -> None:
         assert answer.exit_code == 2
         assert "'--image' (in make video: IMAGE)" in answer.output
         assert "does not exist" in answer.output
+    (tmp_path / "file").touch()
+    answer = CliRunner().invoke(main, words, env={"SOUNDSTAGE_VIDEO_OUT": str(tmp_path / "file" / "a.mp4")})
+    assert answer.exit_code == 2
+    assert "'--out' (in make video: OUT)" in answer.output
+
+
+def test_services_have_the_time_that_they_need_to_stop() -> None:
+    """Whoever is killed while it stops leaves its worker's lease, and a file that it was writing, to others."""
+    unwinding = 3 * server._UNWIND_SECONDS  # see `server._stop`
+    assert plan_module.GRACE_SECONDS + max(unwinding, WORKER_STOP_SECONDS) < stack.GRACE_SECONDS
 
 
 def test_a_service_that_ends_takes_the_start_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

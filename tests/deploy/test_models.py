@@ -446,6 +446,7 @@ def test_a_link_moves_to_a_new_revision_and_never_over_a_folder(tmp_path: Path) 
         (("fetch", "s3://bucket/little", "--cache", "c", "--into", "i"), "as publish and list print it"),
         (("publish", "nowhere", "--bucket", "bucket"), "nowhere"),
         (("verify", f"s3://bucket/models/a/{'0' * 64}", "--parallel", "99"), "1 to 16"),
+        (("prune", "--bucket", "bucket", "--values", "nowhere.yaml"), "--values: file nowhere.yaml does not exist"),
     ],
 )
 def test_wrong_commands_say_what_to_do(s3_server: S3Server, words: tuple[str, ...], said: str) -> None:

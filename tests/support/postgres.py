@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from deploy.local.ports import free_ports
 
 __all__ = ["PostgresServer", "postgres_server", "serving_postgres"]
 
@@ -120,7 +121,7 @@ def serving_postgres() -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="soundstage-postgres-"))
     if user := _user():
         shutil.chown(folder, user)
-    server = PostgresServer(folder, _free_port())
+    server = PostgresServer(folder, *free_ports(1))
     try:
         server.prepare()
         server.start()
@@ -146,9 +147,3 @@ def _program(name: str) -> str:
 
 def _user() -> str | None:
     return _PLAIN_USER if os.geteuid() == 0 else None
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

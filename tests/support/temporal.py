@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.ports import free_ports
+
 __all__ = ["serving_temporal", "temporal_address", "temporal_command"]
 
 _READY_SECONDS = 30.0
@@ -28,7 +30,7 @@ def temporal_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def serving_temporal(folder: Path) -> Iterator[str]:
-    port = _free_port()
+    (port,) = free_ports(1)
     command = temporal_command(folder, port)
     with (folder / "temporal.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -62,9 +64,3 @@ def _wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> 
             time.sleep(0.05)
         else:
             return
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -65,6 +65,18 @@ def test_the_fitted_map_keeps_what_it_is_shown(fitted: AutoencoderDiorama) -> No
     assert (fitted.scale.diff() <= 0).all(), "strongest component first"
 
 
+def test_fit_and_training_of_the_decoder_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "other"):  # torch's own generator is elsewhere the second time
+        fit = autoencoder.fit(2, 20, families=("clouds",), size=SIZE)
+        fit.save_pretrained(tmp_path / name / "vae")
+        given: dict[str, Any] = {"num_clips": 1, "crop": SIZE, "batch": 2, "size": SIZE}
+        folder = tmp_path / name
+        losses = autoencoder.train(60.0, most_steps=1, model=folder / "vae", cache=folder, **given)
+        found.append((fit.state_dict(), losses))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 def test_the_decoder_learns_and_goes_on(
     fitted: AutoencoderDiorama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from minio import Minio
 from client.cli import main
 from deploy.doctor.s3 import S3Doctor, _skew
 from deploy.doctor.settings import DoctorSettings
+from deploy.local.ports import free_ports
 from libs.artifacts import S3Address
 from libs.serving import TlsFiles
 from services.gateway.settings import GatewaySettings
@@ -57,9 +58,7 @@ def silent() -> Iterator[str]:
 @pytest.fixture
 def closed() -> str:
     """host:port where nothing listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def client(server: S3Server) -> Minio:
@@ -232,6 +231,17 @@ def test_unknown_names() -> None:
     )
     dns = ["s3 dns", "postgresql dns", "temporal dns", "encoder dns", "oidc dns"]
     assert report.levels("fail") == dns
+    assert all(report[name]["fix"].rpartition(" ")[2].startswith("SOUNDSTAGE_GATEWAY_") for name in dns[:1] + dns[2:])
+
+
+def test_a_name_of_the_values_is_told_by_its_value(tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(
+        "s3: {endpoint: s3.invalid}\ntemporal: {address: 'temporal.invalid:7233'}\n"
+        "auth: {oidc: {issuer: 'https://issuer.invalid'}}\n"
+    )
+    report = examine("--values", tmp_path / "values.yaml")
+    said = {name: report[f"{name} dns"]["fix"].rpartition(" ")[2] for name in ("s3", "temporal", "oidc")}
+    assert said == {"s3": "s3.endpoint", "temporal": "temporal.address", "oidc": "auth.oidc.issuer"}
 
 
 def test_database_refusals(postgres_server: PostgresServer) -> None:

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import socket
-
 import pytest
 from prometheus_client import CollectorRegistry
 
+from deploy.local.ports import free_ports
 from libs.serving import ServiceSettings
 
 
@@ -21,6 +20,4 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def unused_port() -> int:
     """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]

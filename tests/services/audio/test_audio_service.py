@@ -263,10 +263,3 @@ async def test_cancelled_call_writes_nothing(setting: Setting) -> None:
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOUNDSTAGE_AUDIO_MAX_PICTURE_MIB", "64")
     assert AudioSettings().max_picture_mib == 64
-
-
-def test_every_setting_is_in_the_readme() -> None:
-    readme = Path("services/audio/README.md").read_text(encoding="utf-8")
-    own = AudioSettings.model_fields.keys() - ServiceSettings.model_fields.keys()
-    assert own
-    assert [name for name in own if f"SOUNDSTAGE_AUDIO_{name.upper()}" not in readme] == []

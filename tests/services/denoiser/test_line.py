@@ -100,7 +100,7 @@ def test_one_that_does_not_come_back_keeps_nobody_waiting_for_long() -> None:
         batch.start()
         wait_until(lambda: len(line) == 1)
         place.give()
-        wait_until(lambda: len(order) == 1, seconds=2)
+        wait_until(lambda: len(order) == 1)
         place.take()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -20,6 +19,7 @@ from soundstage.denoiser.v1 import denoiser_pb2
 from soundstage.video.v1 import video_pb2 as pb
 from soundstage.video.v1 import video_pb2_grpc as rpc
 
+from deploy.local.ports import free_ports
 from libs.artifacts import FolderStore, prefix_from_proto, ref_to_proto
 from libs.serving import TlsFiles, error_from_rpc, open_channel, running
 from services.gateway.settings import GatewaySettings
@@ -129,9 +129,7 @@ async def working(settings: GatewaySettings) -> AsyncIterator[None]:
 @contextmanager
 def gateway_process(settings: GatewaySettings, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """An api or a worker as a process of its own, and the address that it will listen at; killed at the end."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     told = {name: getattr(settings, name) for name in settings.model_fields_set} | {"grpc_port": port}
     environment = {f"SOUNDSTAGE_GATEWAY_{name.upper()}": str(value) for name, value in told.items()}
     with (folder / f"{settings.role}-{port}.log").open("wb") as log:

@@ -14,7 +14,6 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from PIL import Image
-from soundstage.video.v1 import video_pb2 as pb
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -23,7 +22,6 @@ from libs.artifacts import Ref
 from libs.errors import Internal
 from services.gateway.database import Database
 from services.gateway.images import Images
-from services.gateway.servicer import VideoServicer
 from services.gateway.settings import GatewaySettings
 from services.gateway.states import NEXT, TERMINAL, advance, concluded
 from services.gateway.tables import Base
@@ -115,18 +113,6 @@ async def test_images_keep_their_colours(file_format: str) -> None:
         cleaned = Image.open(io.BytesIO(await Images().clean(data.getvalue())))
         assert cleaned.mode == "RGB"
         assert all(abs(value - 128) <= 2 for value in cleaned.getpixel((7, 7)))
-
-
-def test_every_rpc_has_its_method() -> None:
-    methods = pb.DESCRIPTOR.services_by_name["VideoService"].methods
-    assert [m.name for m in methods if m.name not in vars(VideoServicer)] == []
-
-
-def test_the_readme_names_every_setting_and_rpc() -> None:
-    readme = Path("services/gateway/README.md").read_text()
-    own = set(GatewaySettings.model_fields)
-    rpcs = {method.name for method in pb.DESCRIPTOR.services_by_name["VideoService"].methods}
-    assert [name for name in sorted(own | rpcs) if f"`{name}`" not in readme] == []
 
 
 def test_a_worker_without_stage_addresses_does_not_start() -> None:

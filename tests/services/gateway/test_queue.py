@@ -23,12 +23,13 @@ from services.gateway.order import Share
 from services.gateway.records import Records
 from services.gateway.runner import Work
 from services.gateway.settings import GatewaySettings
-from services.gateway.tables import QueueRow
+from services.gateway.tables import QueueRow, WorkerRow
 from services.gateway.tenants import Allowance, Tenants
 from services.gateway.video import AudioIntent, Preset, Priority, Spec, State, Status, Video, VideoKey
 from tests.services.gateway.conftest import PROMPT, Scene, gateway_process, serving_gateway, working
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.stages import StageServers
+from tests.support.waiting import until
 
 __all__ = ["postgres_server"]
 
@@ -233,6 +234,50 @@ async def test_workers_that_hand_out_places_at_once_hand_out_no_more_than_there_
     assert 0 < most <= PLACES
     for one in databases:
         await one.close()
+
+
+class Mute:
+    """Work that nobody can tell anything: no call returns."""
+
+    def __init__(self) -> None:
+        self.told = list[VideoKey]()
+
+    async def start(self, video: Video) -> None: ...
+
+    async def cancel(self, key: VideoKey) -> Work: ...  # type: ignore[empty-body]
+
+    async def state(self, key: VideoKey) -> Work: ...  # type: ignore[empty-body]
+
+    async def admit(self, key: VideoKey) -> None:
+        self.told.append(key)
+        await asyncio.Event().wait()
+
+
+async def test_a_worker_keeps_its_lease_while_nobody_can_be_told_to_begin(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'gateway.db'}")
+    await database.migrate()
+    records = Records(database, Changes(), Tenants(database, Allowance(max_queued_videos=PLACES)), Ledger(200))
+    for _ in range(PLACES):
+        key, now = VideoKey("a", str(uuid.uuid4())), datetime.now(UTC)
+        await records.accept(Video(key, SPEC, None, Priority.STANDARD, None, "", "0" * 64, now))
+    mute = Mute()
+
+    async def lease() -> datetime | None:
+        async with database.read() as session:
+            return await session.scalar(select(WorkerRow.expire_time))
+
+    dispatcher = Dispatcher(Admission(database, 300, Share()), mute, PLACES, 2.0)
+    await dispatcher.start()
+    running = asyncio.create_task(dispatcher.run())
+    await until(lambda: len(mute.told) == PLACES)
+    before = await lease()
+    async with asyncio.timeout(60):
+        while await lease() == before:  # noqa: ASYNC110 - another task renews it
+            await asyncio.sleep(0.02)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await database.close()
 
 
 async def test_a_class_that_waited_too_long_has_its_turn(database: str) -> None:

@@ -152,6 +152,29 @@ async def test_one_that_comes_from_far_back_sees_everything_once_and_in_order(tm
         await asyncio.gather(here._database.close(), there._database.close())
 
 
+async def test_a_poll_that_fails_in_an_unforeseen_way_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sequences = [RuntimeError("nobody thought of this")], CountingRecords.sequences
+
+    async def sequences_once_broken(self: CountingRecords, video_ids: Collection[str]) -> dict[str, int]:
+        if broken:
+            raise broken.pop()
+        return await sequences(self, video_ids)
+
+    monkeypatch.setattr(CountingRecords, "sequences", sequences_once_broken)
+    with two_processes(tmp_path) as (here, there):
+        await here._database.migrate()
+        key = await accepted(here)
+        watcher = asyncio.create_task(seen(watches_of(here), key))
+        await until(lambda: not broken)
+        await there.change(key, ended)
+        async with asyncio.timeout(60):
+            assert await watcher == [1, 2]
+        await asyncio.gather(here._database.close(), there._database.close())
+    assert "nobody thought of this" in caplog.text
+
+
 async def test_a_strangers_call_takes_nothing_from_the_owners_watch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

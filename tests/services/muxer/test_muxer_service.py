@@ -282,10 +282,3 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SOUNDSTAGE_MUXER_WARM_MODELS", '["diorama"]')
     settings = MuxerSettings()
     assert (settings.encoder_threads, settings.warm_models) == (3, ("diorama",))
-
-
-def test_every_setting_is_in_the_readme() -> None:
-    readme = Path("services/muxer/README.md").read_text(encoding="utf-8")
-    own = MuxerSettings.model_fields.keys() - ServiceSettings.model_fields.keys()
-    assert own
-    assert [name for name in own if f"SOUNDSTAGE_MUXER_{name.upper()}" not in readme] == []
