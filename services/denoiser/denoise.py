@@ -138,6 +138,7 @@ class Denoiser:
         with (
             Place(self._places, urgency, stage.raise_if_cancelled, lambda before: _queued(before, stage)),
             self._metrics.at_work(),
+            calling(Call(stage.raise_if_cancelled, job.priority)),
             self._pipeline(card, job, stage) as (pipeline, load_seconds),
         ):
             conditioning = get_tensors(self._store, job.conditioning)
@@ -154,7 +155,6 @@ class Denoiser:
             with (
                 span("denoise", model=card.name, steps=job.num_inference_steps, steps_before=done_before),
                 Place(self._turns, urgency, stage.raise_if_cancelled, _waits_for_its_turn) as turn,
-                calling(Call(stage.raise_if_cancelled, job.priority)),
                 keeper.at_work(),
             ):
                 if resume:
