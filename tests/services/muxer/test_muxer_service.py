@@ -105,8 +105,8 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
     decoder, registry, store = Decoder(), CollectorRegistry(), FolderStore(tmp_path / "store")
     metrics = MuxerMetrics(registry)
     pipelines = PipelineCache[Decode](lambda _path, _family: decoder)
-    renderer = Renderer(store, Catalog.read(Path("models")), pipelines, metrics, threads=1, timeout_seconds=20)
-    servicer = MuxerServicer(renderer, Muxer(store, metrics, timeout_seconds=20))
+    renderer = Renderer(store, Catalog.read(Path("models")), pipelines, metrics, threads=1, timeout_seconds=300)
+    servicer = MuxerServicer(renderer, Muxer(store, metrics, timeout_seconds=300))
     endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)
     settings = ServiceSettings(artifacts_url=(tmp_path / "store").as_uri(), grace_seconds=2)
     async with (
