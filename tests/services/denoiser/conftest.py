@@ -101,7 +101,7 @@ class Service:
         return pb.DenoiseRequest(**fields | changes)
 
     def call(self, *, metadata: Any = (), **changes: Any) -> Any:
-        return self.stub.Denoise(self.request(**changes), timeout=30, metadata=metadata)
+        return self.stub.Denoise(self.request(**changes), timeout=120, metadata=metadata)
 
     def written(self, video: str = "v1") -> list[str]:
         """Names of what attempts at the video have written, with the attempt before."""
