@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from deploy.triton.config import Instances, model_config, to_text
 from deploy.triton.engine import (
@@ -59,7 +60,8 @@ def build_tensorrt(
 ) -> list[Path]:
     """One folder a network. ``export_only`` needs no GPU: everything but plan and timing cache.
 
-    An engine that is there, built from the same ONNX for this machine, is kept; a timing cache is used again.
+    An engine that is there, built from the same ONNX and profiles for this machine, is kept; a timing cache is used
+    again.
     ``dtype``: a float of torch, or "float8", for which a few videos are made first. Raises EngineError.
     """
     card = read_card(model_dir)
@@ -156,7 +158,8 @@ def _build(
         exported = Path(temporary) / ONNX
         exported.mkdir()
         error, float8_error = _export(card, network, config, exported / GRAPH, dtype, ranges)
-        if here is not None and _is_built(folder / "1", _hashes(exported), here):
+        if here is not None and _is_built(folder / "1", _hashes(exported), _as_lists(tuned), here):
+            _write_config(written, folder)  # the number of instances may be another
             return folder
         old_cache = folder / "1" / CACHE
         cache = old_cache.read_bytes() if old_cache.is_file() else b""
@@ -172,8 +175,12 @@ def _build(
         built = {file: hash_of(version / file) for file in (PLAN, CACHE)}
         manifest = replace(manifest, files=manifest.files | built, machine=here)
     manifest.write(version / MANIFEST)
-    (folder / "config.pbtxt").write_text(to_text(written), encoding="utf-8")
+    _write_config(written, folder)
     return folder
+
+
+def _write_config(written: ModelConfig, folder: Path) -> None:
+    (folder / "config.pbtxt").write_text(to_text(written), encoding="utf-8")
 
 
 def _least(card: ModelCard) -> tuple[int, int, int]:
@@ -224,7 +231,8 @@ def _export(
     return error, float8_error
 
 
-def _is_built(version: Path, onnx: dict[str, str], here: Machine) -> bool:
+def _is_built(version: Path, onnx: dict[str, str], tuned: list[dict[str, list[list[int]]]], here: Machine) -> bool:
+    """From this very ONNX, for the sizes and lengths that the model declares now, for this machine."""
     if not (version / MANIFEST).is_file():
         return False
     manifest = Manifest.read(version / MANIFEST)
@@ -232,7 +240,7 @@ def _is_built(version: Path, onnx: dict[str, str], here: Machine) -> bool:
         manifest.check(version, here)
     except EngineMismatchError:
         return False
-    return onnx.items() <= manifest.files.items()
+    return onnx.items() <= manifest.files.items() and manifest.profiles == tuned
 
 
 def _as_lists(tuned: Sequence[Any]) -> list[dict[str, list[list[int]]]]:

@@ -22,7 +22,7 @@ from libs.families.networks import Network, network_named
 from libs.families.served import ServedNetwork
 from libs.families.table import family_named
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "example_image"]
 
 PROMPTS = (
     "waves on a beach at sunset",
@@ -102,7 +102,7 @@ def _maker(card: ModelCard, infer: Any) -> Callable[[str, int], object]:  # noqa
 
     def make(prompt: str, seed: int) -> object:
         with_image = card.image_required or (card.image_to_video and seed % 2 == 1)
-        image = _image(width, height, seed) if with_image else None
+        image = example_image(width, height, seed) if with_image else None
         return denoise(
             encode(prompt, "", image, width, height, frames),
             width=width,
@@ -119,7 +119,7 @@ def _maker(card: ModelCard, infer: Any) -> Callable[[str, int], object]:  # noqa
     return make
 
 
-def _image(width: int, height: int, seed: int) -> NDArray[np.uint8]:
+def example_image(width: int, height: int, seed: int) -> NDArray[np.uint8]:
     """Soft clouds of colour, (height, width, 3)."""
     clouds = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 255
     image = nn.functional.interpolate(clouds, (height, width), mode="bilinear", align_corners=True)

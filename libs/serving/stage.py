@@ -169,8 +169,9 @@ async def run_stage(
     finally:
         stage.cancel()
         await _until_over(future)
-        if attempt is not None:
-            _attempts.pop(_name(attempt), None)
+        # Unless the same attempt has been begun once more meanwhile: that one may yet have to be stopped.
+        if attempt is not None and _attempts.get(_name(attempt)) is stage:
+            del _attempts[_name(attempt)]
 
 
 def stop_stage(attempt: artifact_pb2.Attempt) -> bool:

@@ -54,7 +54,8 @@ class Triton:
         """From any thread but the loop's. The work around it (`calling`) may abandon it, on the server too.
 
         Raises Unavailable TRITON_UNAVAILABLE, FailedPrecondition TRITON_MODEL_MISSING or TRITON_REFUSED, Internal
-        TRITON_FAILED, each after at most ``attempts`` calls; and what ``raise_if_cancelled`` raises.
+        TRITON_FAILED, each after at most ``attempts`` calls; FailedPrecondition TRITON_TOO_LARGE; and what
+        ``raise_if_cancelled`` raises.
         """
         call = current_call()
         running = asyncio.run_coroutine_threadsafe(self.infer_async(model, inputs, outputs, call.priority), self._loop)

@@ -14,6 +14,7 @@ from tritonclient.grpc import InferInput, InferRequestedOutput, KeepAliveOptions
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from libs.errors import FailedPrecondition
 from libs.triton.shared import Region, Regions, layout
 
 __all__ = ["Expected", "Pod", "Request", "TritonOptions"]
@@ -23,6 +24,8 @@ ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": 
 """For an address that names several pods."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 20_000, 10_000
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 30.0
+MOST_MESSAGE_BYTES = (1 << 31) - (1 << 20)
+"""Protobuf's limit, names and shapes apart."""
 MOST_DOUBLINGS = 10
 """Beyond the longest rest; a power of a pod's failures of a night would be no float any more."""
 _log = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ class Pod:
         self.rests_until = 0.0
 
     async def infer(self, request: Request) -> dict[str, NDArray[Any]]:
-        """Raises InferenceServerException."""
+        """Raises InferenceServerException; FailedPrecondition TRITON_TOO_LARGE for what cannot be sent."""
         region = await self._region(request) if self._shares else None
         if region is None:
             return await self._through_grpc(request)
@@ -107,12 +110,27 @@ class Pod:
             return None
 
     async def _through_grpc(self, request: Request) -> dict[str, NDArray[Any]]:
+        self._expect_room(request)
         inputs = [_input(name, array) for name, array in request.inputs.items()]
         for given, array in zip(inputs, request.inputs.values(), strict=True):
             given.set_data_from_numpy(array)
         result = await self._call(request, inputs, [InferRequestedOutput(name) for name in request.outputs])
         # A copy, as through memory: what lies in the message cannot be written to.
         return {name: np.array(result.as_numpy(name)) for name in request.outputs}
+
+    def _expect_room(self, request: Request) -> None:
+        """Beyond the limit the server works for minutes, and then cannot answer."""
+        sizes = _sizes(request)
+        largest = max(sum(size for name, size in sizes.items() if name.startswith(way)) for way in ("in ", "out "))
+        if largest > MOST_MESSAGE_BYTES:
+            raise FailedPrecondition(
+                f"a call of {request.model!r} has {largest >> 20} MiB of tensors, and a message of gRPC takes "
+                f"{MOST_MESSAGE_BYTES >> 20}: ask for a smaller or shorter video, or run Triton on the caller's "
+                "machine with more /dev/shm, where they go through shared memory",
+                reason="TRITON_TOO_LARGE",
+                pod=self.address,
+                model=request.model,
+            )
 
     async def _through_memory(self, request: Request, region: Region) -> dict[str, NDArray[Any]]:
         sizes = _sizes(request)

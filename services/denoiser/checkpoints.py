@@ -130,6 +130,8 @@ class Keeper:
     """When the state was copied that is in the newest checkpoint; before the first, when the loop began."""
     _writing: Future[Written | None] | None = None
     _keys: list[str] = field(default_factory=list)
+    _last: int = 0
+    """Step of the state that was copied last."""
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -145,12 +147,23 @@ class Keeper:
         """Begins to write if one is due; returns one that has been written since the last call."""
         written = self._written()
         self._steps += 1
-        if self._writing is None and self._due(step):
-            began = time.monotonic()
-            state = dict(step.state())
-            self._writing = self._writer.submit(self._write, step.index, state, began)
-            self._steps, self._seconds = 0, began
+        self._begin(step)
         return written
+
+    def while_waiting(self, step: Step) -> Written | None:
+        """As `after` the same step once more: others go first, and meanwhile one may become due, or the process end."""
+        written = self._written()
+        if step.index != self._last:
+            self._begin(step)
+        return written
+
+    def _begin(self, step: Step) -> None:
+        if self._writing is not None or not self._due(step):
+            return
+        began = time.monotonic()
+        state = dict(step.state())
+        self._writing = self._writer.submit(self._write, step.index, state, began)
+        self._steps, self._seconds, self._last = 0, began, step.index
 
     def clear(self) -> None:
         """The latents are written: no attempt needs a checkpoint any more. Does not wait."""
@@ -169,8 +182,13 @@ class Keeper:
     def _written(self) -> Written | None:
         if self._writing is None or not self._writing.done():
             return None
-        written, self._writing = self._writing.result(), None
-        return written
+        writing, self._writing = self._writing, None
+        error = writing.exception()
+        if error is not None:  # none that a store raises; a video goes on without a checkpoint all the same
+            self._metrics.checkpoint("failed")
+            _log.error("no checkpoint written", exc_info=error)
+            return None
+        return writing.result()
 
     def _write(self, step: int, state: dict[str, np.ndarray], began: float) -> Written | None:
         data = to_safetensors({**state, _FINGERPRINT: np.frombuffer(self._fingerprint.encode(), np.uint8)})

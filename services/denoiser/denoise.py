@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from libs.artifacts import AttemptPrefix, Ref, Store, get_tensors, put_tensors
 from libs.catalog import Catalog, ModelCard
-from libs.errors import ResourceExhausted
 from libs.families import LoopState, PipelineCache, Step, steps_done
 from libs.serving import Stage, event, span
 from libs.triton import Call, calling
-from services.denoiser.checkpoints import Checkpoints, Keeper
+from services.denoiser.checkpoints import Checkpoints, Keeper, Written
 from services.denoiser.fingerprint import fingerprint_of
 from services.denoiser.limits import check_limits
 from services.denoiser.line import Line, Place, Urgency
@@ -113,7 +112,7 @@ class Denoiser:
         self._loras = loras
         self._capacity = capacity
         self._sounds = SoundPreviews(store)
-        self._places, self._turns = Line(capacity.active), Line(max(1, capacity.steps_at_once))
+        self._places, self._turns = Line(capacity.active, capacity.waiting), Line(max(1, capacity.steps_at_once))
         metrics.steps_at_once(max(1, capacity.steps_at_once))
 
     def warm(self, models: Iterable[str]) -> None:
@@ -133,11 +132,11 @@ class Denoiser:
         """
         card = self._catalog.get(job.model)
         check_limits(job, card)
-        self._refuse_a_crowd()
         urgency = Urgency(job.priority, job.deadline)
         with (
-            Place(self._places, urgency, stage.raise_if_cancelled, lambda before: _queued(before, stage)),
+            Place(self._places, urgency, stage.raise_if_cancelled, lambda before: _queued(before, stage)) as place,
             self._metrics.at_work(),
+            calling(Call(stage.raise_if_cancelled, job.priority)),
             self._pipeline(card, job, stage) as (pipeline, load_seconds),
         ):
             conditioning = get_tensors(self._store, job.conditioning)
@@ -149,12 +148,11 @@ class Denoiser:
 
             def on_step(step: Step) -> None:
                 ran.append(step.seconds)
-                self._between_steps(step, job, stage, turn, keeper)
+                self._between_steps(step, job, stage, place, turn, keeper)
 
             with (
                 span("denoise", model=card.name, steps=job.num_inference_steps, steps_before=done_before),
                 Place(self._turns, urgency, stage.raise_if_cancelled, _waits_for_its_turn) as turn,
-                calling(Call(stage.raise_if_cancelled, job.priority)),
                 keeper.at_work(),
             ):
                 if resume:
@@ -177,20 +175,31 @@ class Denoiser:
             keeper.clear()
         return Denoised(latents, load_seconds, sum(ran))
 
-    def _between_steps(self, step: Step, job: DenoiseJob, stage: Stage, turn: Place, keeper: Keeper) -> None:
+    def _between_steps(
+        self, step: Step, job: DenoiseJob, stage: Stage, place: Place, turn: Place, keeper: Keeper
+    ) -> None:
         """Others step while this video's events go out: a slow reader delays nobody else's video for long."""
         written = keeper.after(step)
         turn.give()
         self._metrics.stepped(job.model, step.seconds, cached=step.cached)
         event("step", step=step.index, seconds=step.seconds)
         stage.emit(StepDone(step.index, step.total, step.seconds))
-        if written is not None:
-            event("checkpoint", step=written.step)
-            stage.emit(written)
+        _tell(written, stage)
         self._preview(step, job, stage)
         stage.raise_if_cancelled()
         if step.index < step.total:
-            turn.take()
+            self._wait(step, job, stage, place, turn, keeper)
+
+    def _wait(self, step: Step, job: DenoiseJob, stage: Stage, place: Place, turn: Place, keeper: Keeper) -> None:
+        """For the next turn; before that for a place again, where less urgent videos had taken all there are."""
+
+        def meanwhile() -> None:
+            _tell(keeper.while_waiting(step), stage)
+
+        # One with a LoRA keeps its place: who took it could be waiting for the memory of that very LoRA.
+        if job.lora is None:
+            place.give_way(meanwhile)
+        turn.take(meanwhile)
 
     def _preview(self, step: Step, job: DenoiseJob, stage: Stage) -> None:
         jpeg = b"" if step.preview is None else to_jpeg(step.preview)
@@ -206,16 +215,6 @@ class Denoiser:
             return self._checkpoints.newest(job, fingerprint)
         return self._checkpoints.given(job.checkpoint, fingerprint)
 
-    def _refuse_a_crowd(self) -> None:
-        if self._places.full and len(self._places) >= self._capacity.waiting:
-            raise ResourceExhausted(
-                f"{self._capacity.active} videos are at work and {self._capacity.waiting} wait, the most this server "
-                "takes: try again when one has ended",
-                reason="TOO_MANY_ACTIVE_VIDEOS",
-                max_active_videos=str(self._capacity.active),
-                max_waiting_videos=str(self._capacity.waiting),
-            )
-
     @contextmanager
     def _pipeline(self, card: ModelCard, job: DenoiseJob, stage: Stage) -> Iterator[tuple[DenoisePipeline, float]]:
         """With the job's LoRA in its weights, and the seconds that loading took."""
@@ -229,6 +228,12 @@ class Denoiser:
         if seconds > 0:
             self._metrics.loaded(card.name, seconds)
         return pipeline, seconds
+
+
+def _tell(written: Written | None, stage: Stage) -> None:
+    if written is not None:
+        event("checkpoint", step=written.step)
+        stage.emit(written)
 
 
 def _queued(before: int, stage: Stage) -> None:

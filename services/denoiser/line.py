@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from types import TracebackType
 from typing import Self
+
+from libs.errors import ResourceExhausted
 
 __all__ = ["Line", "Place", "Urgency"]
 
@@ -32,9 +35,10 @@ class Urgency:
 
 
 class Line:
-    """At most ``places`` are in at the same time, the others wait; who is in stays in until it leaves."""
+    """At most ``places`` are in at the same time, ``most_waiting`` others wait; who is in stays in until it leaves."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, most_waiting: float = inf) -> None:
+        self._places, self._most_waiting = places, most_waiting
         self._free = places
         self._waiting: set[Urgency] = set()
         self._away: dict[Urgency, float] = {}
@@ -44,24 +48,24 @@ class Line:
         """How many wait."""
         return len(self._waiting)
 
-    @property
-    def full(self) -> bool:
-        """Whether who comes now has to wait."""
-        return len(self._waiting) >= self._free
-
     def grow(self, places: int) -> None:
         """There are so many places more."""
         with self._changed:
             self._free += places
             self._changed.notify_all()
 
-    def enter(self, who: Urgency, raise_if_cancelled: Callable[[], None], told: Callable[[int], None]) -> None:
-        """Waits for a place. ``told``: how many go before, whenever that changes.
+    def enter(
+        self, who: Urgency, look: Callable[[], object], told: Callable[[int], None], *, is_new: bool = True
+    ) -> None:
+        """Waits for a place, and calls ``look`` meanwhile. ``told``: how many go before, whenever that changes.
 
-        Raises what either of them raises, and is then out of the line.
+        Raises what either of them raises, and is then out of the line; ResourceExhausted TOO_MANY_ACTIVE_VIDEOS to one
+        that ``is_new`` when too many wait.
         """
         with self._changed:
             self._away.pop(who, None)
+            if is_new and len(self._waiting) >= self._free + self._most_waiting:
+                raise self._crowd()
             self._waiting.add(who)
         last: int | None = None
         try:
@@ -69,7 +73,7 @@ class Line:
                 if before != last:
                     told(before)
                     last = before
-                raise_if_cancelled()
+                look()
         except BaseException:
             with self._changed:
                 self._waiting.discard(who)
@@ -89,6 +93,20 @@ class Line:
         with self._changed:
             self._away.pop(who, None)
             self._changed.notify_all()
+
+    def is_wanted(self, who: Urgency) -> bool:
+        """Whether one of a more urgent class waits for the place of ``who``."""
+        with self._changed:
+            return sum(other.priority < who.priority for other in self._waiting) > self._free
+
+    def _crowd(self) -> ResourceExhausted:
+        return ResourceExhausted(
+            f"{self._places} videos are at work and {self._most_waiting} wait, the most this server takes: try again "
+            "when one has ended",
+            reason="TOO_MANY_ACTIVE_VIDEOS",
+            max_active_videos=str(self._places),
+            max_waiting_videos=str(self._most_waiting),
+        )
 
     def _try(self, who: Urgency) -> int | None:
         """None: it is in; else, after a moment, how many are before it."""
@@ -121,17 +139,29 @@ class Place:
     ) -> None:
         self._line, self._urgency = line, urgency
         self._raise_if_cancelled, self._told = raise_if_cancelled, told
-        self._inside = False
+        self._inside = self._was_inside = False
 
-    def take(self) -> None:
-        """Wait among the others. Raises what ``raise_if_cancelled`` raises."""
-        self._line.enter(self._urgency, self._raise_if_cancelled, self._told)
-        self._inside = True
+    def take(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Wait among the others, and call ``meanwhile`` again and again. Raises what ``raise_if_cancelled`` raises."""
+
+        def look() -> None:
+            self._raise_if_cancelled()
+            meanwhile()
+
+        self._line.enter(self._urgency, look, self._told, is_new=not self._was_inside)
+        self._inside = self._was_inside = True
 
     def give(self) -> None:
         """Let a more urgent one go first; to be followed by `take`."""
         self._inside = False
         self._line.leave(self._urgency)
+
+    def give_way(self, meanwhile: Callable[[], object]) -> None:
+        """If one of a more urgent class waits for the place, it has it, and this one waits for the next."""
+        if self._line.is_wanted(self._urgency):
+            self._inside = False
+            self._line.leave()
+            self.take(meanwhile)
 
     def __enter__(self) -> Self:
         self.take()

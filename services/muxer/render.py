@@ -75,6 +75,10 @@ class Renderer:
 
     def render(self, job: RenderJob, stage: Stage) -> Rendered:
         """Raises NotFound MODEL_UNKNOWN; FailedPrecondition for latents that are missing, altered or do not fit."""
+        with calling(Call(stage.raise_if_cancelled, job.priority)):
+            return self._render(job, stage)
+
+    def _render(self, job: RenderJob, stage: Stage) -> Rendered:
         decode, load_seconds = self._load(job.model)
         latents = get_tensors(self._store, job.latents)
         _check_latents(latents)
@@ -83,10 +87,7 @@ class Renderer:
             path = Path(folder) / "picture.mp4"
             began = time.perf_counter()
             # Closed here, not by the garbage collector: a cancelled decode must let go of its memory at once.
-            with (
-                calling(Call(stage.raise_if_cancelled, job.priority)),
-                closing(_chunks(decode, latents, job)) as chunks,
-            ):
+            with closing(_chunks(decode, latents, job)) as chunks:
                 decoding = _Timed(chunks)
                 self._encode(_exactly(job.num_frames, decoding), path, job, stage)
             self._metrics.rendered(job.num_frames, time.perf_counter() - began)

@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from deploy.triton import build_tensorrt as builder
 from deploy.triton.build import main
 from deploy.triton.build_python import build_python
 from deploy.triton.build_tensorrt import MOST_ONNX_ERROR, build_tensorrt, check_repository
-from deploy.triton.engine import EngineError, EngineMismatchError, Machine, Manifest, compile_engine, hash_of
+from deploy.triton.engine import Engine, EngineError, EngineMismatchError, Machine, Manifest, compile_engine, hash_of
 from deploy.triton.wheel import SUPPORTED
 from libs.families.networks import NETWORKS
 from tests.support.tensorrt_rtx import load_tensorrt_rtx
@@ -150,6 +151,34 @@ def test_an_altered_plan_is_refused(built: Path) -> None:
 def test_what_was_only_exported_is_no_engine(exported: Path) -> None:
     with pytest.raises(EngineMismatchError, match="holds no engine"):
         check_repository(exported, H100)
+
+
+def test_an_engine_is_kept_only_for_what_it_was_tuned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ONNX knows no sizes: a model that declares more of them needs another engine. Instances need none."""
+    compiled: list[int] = []
+
+    def compiles(_trt: Any, _onnx: Path, tuned: list[Any], _cache: bytes) -> Engine:
+        compiled.append(len(tuned))
+        return Engine(b"plan", b"cache")
+
+    monkeypatch.setattr(builder, "load_tensorrt", lambda: None)
+    monkeypatch.setattr(builder, "this_machine", lambda: H100)
+    monkeypatch.setattr(builder, "compile_engine", compiles)
+    model, repository = write_tiny_diorama(tmp_path / "models"), tmp_path / "repository"
+
+    def build(instances: int) -> ModelConfig:
+        (folder,) = build_tensorrt(model, repository, networks=["vae_decoder"], instances=instances)
+        check_repository(repository, H100)
+        return config_of(folder)
+
+    assert build(1).instance_group[0].count == 1
+    assert build(2).instance_group[0].count == 2
+    assert compiled == [3]
+    card = json.loads((model / "soundstage.json").read_text())
+    card["limits"]["sizes"].append([32, 64])
+    (model / "soundstage.json").write_text(json.dumps(card))
+    assert list(build(2).instance_group[0].profile) == ["0", "1", "2", "3"]
+    assert compiled == [3, 4]
 
 
 def test_building_an_engine_here_says_what_is_missing(model: Path, tmp_path: Path) -> None:

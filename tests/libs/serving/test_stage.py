@@ -104,6 +104,20 @@ async def test_stopped_work_is_told_when_its_thread_has_stopped() -> None:
     assert not stop_stage(attempt)
 
 
+async def test_an_attempt_begun_once_more_can_be_stopped_when_the_first_is_over() -> None:
+    first, second, attempt = _Slow(), _Slow(), artifact_pb2.Attempt(tenant="acme", video_id="v1", attempt="a1")
+    one, other = (run_stage(work, attempt=attempt, heartbeat_seconds=0.05) for work in (first, second))
+    async with aclosing(other):
+        async with aclosing(one):
+            await anext(one)
+            await anext(other)
+        assert first.over.is_set()
+        assert stop_stage(attempt)
+        with pytest.raises(FailedPrecondition, match="as was asked"):
+            [event async for event in other]
+    assert not stop_stage(attempt)
+
+
 async def test_a_second_cancellation_does_not_leave_the_thread_behind() -> None:
     work = _Slow()
     task = asyncio.create_task(_consume(work))

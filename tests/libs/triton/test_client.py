@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc.aio import InferenceServerClient as InferenceServerAioClient
 
 from deploy.local.ports import free_ports
 from deploy.triton.ready import answers_inference
@@ -20,6 +27,7 @@ from deploy.triton.server import Tritonserver
 from deploy.triton.wheel import SUPPORTED
 from libs.errors import FailedPrecondition, Internal, Unavailable
 from libs.triton import Call, Triton, TritonOptions, calling, shared, triton_in_thread
+from libs.triton.shared import Regions
 from tests.support.light_triton import (
     CRASH,
     GATE,
@@ -106,6 +114,73 @@ def test_without_room_in_shared_memory_grpc_is_used(pods: list[Tritonserver], mo
         assert own_memory() == []
 
 
+async def test_all_of_a_region_is_taken_when_it_is_made(pods: list[Tritonserver]) -> None:
+    """What a write would take later may be gone by then, and SIGBUS ends the process."""
+    async with InferenceServerAioClient(pods[0].address) as aio:
+        regions = Regions(aio)
+        region = await regions.take(1 << 20)
+        assert region is not None
+        (path,) = own_memory()
+        assert path.stat().st_blocks * 512 >= 1 << 20
+        regions.retire(region)
+        await regions.close()
+
+
+def test_memory_that_others_took_first_is_not_missed(pods: list[Tritonserver], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with client(pods[0].address) as triton:
+        np.testing.assert_array_equal(infer(triton, 5), given(5))
+        assert own_memory() == []
+
+
+def regions_of(pod: Tritonserver) -> list[str]:
+    """Those that the server has mapped."""
+    with InferenceServerClient(pod.address) as admin:
+        return sorted(admin.get_system_shared_memory_status(client_timeout=10).regions)
+
+
+async def test_a_call_abandoned_while_its_memory_is_told_leaves_none_on_the_server(pods: list[Tritonserver]) -> None:
+    class Abandoned(InferenceServerAioClient):
+        async def register_system_shared_memory(self, *words: Any, **more: Any) -> None:
+            await super().register_system_shared_memory(*words, **more)
+            raise asyncio.CancelledError
+
+    before = regions_of(pods[0])
+    async with Abandoned(pods[0].address) as aio:
+        regions = Regions(aio)
+        with pytest.raises(asyncio.CancelledError):
+            await regions.take(1000)
+        await regions.close()
+    assert regions_of(pods[0]) == before
+    assert own_memory() == []
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from libs.triton import TritonOptions, triton_in_thread
+
+with triton_in_thread([sys.argv[1]], TritonOptions(30.0)) as triton:
+    given = np.zeros((2, 100), np.float32)
+    triton.infer("light", {"given": given}, {"same": (given.shape, given.dtype)})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_memory_of_a_killed_process_is_let_go_here_and_on_the_server(pods: list[Tritonserver]) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, pods[0].address])
+    assert killed.wait(60) == -signal.SIGKILL
+    prefix = f"soundstage-{killed.pid}-"
+    assert [name for name in regions_of(pods[0]) if name.startswith(prefix)], "it was told of"
+    wait_until(lambda: not list(Path("/dev/shm").glob(f"{prefix}*")))
+    with client(pods[0].address) as triton:
+        infer(triton, 5)
+        assert not [name for name in regions_of(pods[0]) if name.startswith(prefix)]
+
+
 def test_a_server_that_forgot_our_memory_is_told_again(pods: list[Tritonserver]) -> None:
     with client(pods[0].address) as triton:
         infer(triton, 5)
@@ -190,6 +265,28 @@ def test_cancelling_reaches_the_server(doomed: Tritonserver, tmp_path: Path) -> 
     assert order(doomed)[-3:] == [GATE, 20, 4]
 
 
+def test_a_running_call_is_abandoned_at_once_and_its_memory_let_go_once_it_has_ended(
+    doomed: Tritonserver, tmp_path: Path
+) -> None:
+    cancelled = threading.Event()
+
+    def cancel() -> None:
+        wait_until(lambda: GATE in order(doomed))
+        cancelled.set()
+
+    with client(doomed.address, call_seconds=120.0) as triton:
+        thread = begun(cancel)
+        with calling(Call(raise_when(cancelled))), pytest.raises(AbandonedError):
+            infer(triton, GATE)
+        thread.join(60)
+        wait_until(lambda: not own_memory())
+        assert not (tmp_path / "gate").exists(), "the server is at it yet"
+        assert regions_of(doomed), "and writes into its own mapping"
+        time.sleep(1.0)
+        (tmp_path / "gate").touch()
+        wait_until(lambda: not regions_of(doomed))
+
+
 def begun(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
@@ -243,6 +340,17 @@ def test_inputs_that_do_not_fit_are_not_tried_again(pods: list[Tritonserver]) ->
     with client(*(pod.address for pod in pods)) as triton, pytest.raises(FailedPrecondition) as raised:
         triton.infer("light", {"given": wrong}, {"same": (wrong.shape, np.dtype("float32"))})
     assert raised.value.reason == "TRITON_REFUSED"
+
+
+def test_what_no_message_can_hold_is_refused_before_it_is_made(pods: list[Tritonserver]) -> None:
+    """513 frames of 720p as float32, for example."""
+    before = len(order(pods[0]))
+    frames = (1, 3, 513, 720, 1280)
+    with client(pods[0].address, shared_memory=False) as triton, pytest.raises(FailedPrecondition) as raised:
+        triton.infer("light", {"given": given(4)}, {"same": (frames, np.dtype("float32"))})
+    assert raised.value.reason == "TRITON_TOO_LARGE"
+    assert "shorter video" in str(raised.value)
+    assert len(order(pods[0])) == before
 
 
 def test_a_model_that_raises_is_our_fault(pods: list[Tritonserver]) -> None:

@@ -68,6 +68,8 @@ class Service:
     store: MemoryStore
     registry: CollectorRegistry
     pacer: Pacer
+    hurry: Callable[[], None] = field(default=lambda: None)
+    """What SIGTERM does first."""
     stub: Any = field(default=None)
 
     def conditioning(self, *, seed: int = 0, first_frame: bool = False) -> artifact_pb2.Artifact:
@@ -99,7 +101,7 @@ class Service:
         return pb.DenoiseRequest(**fields | changes)
 
     def call(self, *, metadata: Any = (), **changes: Any) -> Any:
-        return self.stub.Denoise(self.request(**changes), timeout=30, metadata=metadata)
+        return self.stub.Denoise(self.request(**changes), timeout=120, metadata=metadata)
 
     def written(self, video: str = "v1") -> list[str]:
         """Names of what attempts at the video have written, with the attempt before."""
@@ -119,24 +121,26 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def serving(
-    models_dir: Path, transformers_of: Callable[[Path, Pacer], Mapping[str, nn.Module]]
+    models_dir: Path, transformers_of: Callable[[Path, Pacer], Mapping[str, nn.Module]], **changes: Any
 ) -> AsyncIterator[Service]:
-    """``transformers_of``: what takes the place of the model folder's transformers."""
+    """``transformers_of``: what takes the place of the model folder's transformers. ``changes``: of the settings."""
     registry = CollectorRegistry()
     pacer = Pacer(load_transformer(models_dir / "diorama"))
-    settings = DenoiserSettings(
-        grace_seconds=1.0,
-        heartbeat_seconds=0.1,
-        max_active_videos=2,
-        max_waiting_videos=1,
-        checkpoint_every_steps=2,
-        checkpoint_most_share=1.0,
-        lora_most_mib=1,
-    )
+    given: dict[str, Any] = {
+        "grace_seconds": 1.0,
+        "heartbeat_seconds": 0.1,
+        "max_active_videos": 2,
+        "max_waiting_videos": 1,
+        "checkpoint_every_steps": 2,
+        "checkpoint_most_share": 1.0,
+        "lora_most_mib": 1,
+    }
+    settings = DenoiserSettings(**given | changes)
     service = Service(MemoryStore("denoiser"), registry, pacer)
     pipelines = PipelineCache(lambda path, family: load_denoise(path, family, transformers_of(path, pacer)))
     metrics = DenoiserMetrics(registry)
     denoiser = wired_denoiser(service.store, Catalog.read(models_dir), pipelines, metrics, settings)
+    service.hurry = denoiser._checkpoints.hurry
     servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
     endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_DenoiserServiceServicer_to_server)
     async with (

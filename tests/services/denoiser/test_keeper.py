@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from libs.artifacts import AttemptPrefix, MemoryStore, Ref
 from libs.families import Step
 from services.denoiser.checkpoints import CheckpointPolicy, Keeper
 from services.denoiser.metrics import DenoiserMetrics
+from tests.support.waiting import wait_until
 
 TOTAL = 40
 
@@ -44,17 +47,18 @@ def steps_kept(
             if written is not None:
                 kept.append(written.step)
             if not write_seconds:
-                time.sleep(0.005)  # for the writer
+                writer.submit(lambda: None).result()  # the writer is done
     return kept
 
 
 def test_every_so_many_steps() -> None:
-    assert steps_kept(CheckpointPolicy(10, 0, 1.0)) == [10, 20, 30]
+    assert steps_kept(CheckpointPolicy(10, 0, inf)) == [10, 20, 30]
 
 
 def test_or_every_so_many_seconds() -> None:
+    began = time.monotonic()
     kept = steps_kept(CheckpointPolicy(0, 0.2, 1.0), step_seconds=0.01)
-    assert 1 <= len(kept) <= 4
+    assert 1 <= len(kept) <= (time.monotonic() - began) / 0.2
 
 
 def test_never_when_both_are_off_until_the_process_is_to_end() -> None:
@@ -63,11 +67,12 @@ def test_never_when_both_are_off_until_the_process_is_to_end() -> None:
     assert steps_kept(policy, hurry=35) == [35, 36, 37, 38, 39]
 
 
-@pytest.mark.parametrize(("share", "fewest", "most"), [(0.5, 4, 10), (0.05, 1, 1)])
-def test_writing_takes_no_more_than_its_share(share: float, fewest: int, most: int) -> None:
-    """A write of 40 ms, due after every step of 20 ms: 800 ms of steps in all."""
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_writing_takes_no_more_than_its_share(share: float) -> None:
+    """A write of 40 ms, due after every step of 20 ms."""
+    began = time.monotonic()
     kept = steps_kept(CheckpointPolicy(1, 0, share), step_seconds=0.02, write_seconds=0.04)
-    assert fewest <= len(kept) <= most
+    assert 1 <= len(kept) <= 1 + share * (time.monotonic() - began) / 0.04
 
 
 def test_the_loop_does_not_wait_for_the_store() -> None:
@@ -75,6 +80,53 @@ def test_the_loop_does_not_wait_for_the_store() -> None:
     kept = steps_kept(CheckpointPolicy(1, 0, 1.0), write_seconds=1.0)
     assert kept == []
     assert time.monotonic() - began < 2.0
+
+
+def one(index: int) -> Step:
+    return Step(index, TOTAL, 0.0, None, lambda: {"latents/float32": np.zeros(3)})
+
+
+def test_one_that_waits_is_kept_once_when_the_process_is_told_to_end() -> None:
+    """Others go first: its next step may never come."""
+    hurrying, metrics = threading.Event(), DenoiserMetrics(CollectorRegistry())
+    prefix = AttemptPrefix("acme", "v1", "denoise", "a1")
+    with ThreadPoolExecutor(1) as writer:
+        policy = CheckpointPolicy(0, 0, 1.0)
+        keeper = Keeper(MemoryStore("keeper"), metrics, policy, writer, hurrying, prefix, "f" * 64)
+
+        def look() -> int | None:
+            written = keeper.while_waiting(one(7))
+            writer.submit(lambda: None).result()  # the writer is done
+            return written and written.step
+
+        assert keeper.after(one(7)) is None
+        assert [look() for _ in range(2)] == [None, None]
+        hurrying.set()
+        assert [look() for _ in range(4)] == [None, 7, None, None]
+
+
+def test_one_that_waits_for_long_is_kept() -> None:
+    metrics, prefix = DenoiserMetrics(CollectorRegistry()), AttemptPrefix("acme", "v1", "denoise", "a1")
+    with ThreadPoolExecutor(1) as writer:
+        policy = CheckpointPolicy(0, 0.2, 1.0)
+        keeper = Keeper(MemoryStore("keeper"), metrics, policy, writer, threading.Event(), prefix, "f" * 64)
+        keeper.after(one(7))
+        wait_until(lambda: (written := keeper.while_waiting(one(7))) and written.step == 7)
+
+
+def test_a_write_that_fails_as_no_store_does_costs_no_video() -> None:
+    class Odd(MemoryStore):
+        def put(self, *_: Any) -> Ref:
+            raise MemoryError
+
+    registry, prefix = CollectorRegistry(), AttemptPrefix("acme", "v1", "denoise", "a1")
+    with ThreadPoolExecutor(1) as writer:
+        policy = CheckpointPolicy(1, 0, 1.0)
+        keeper = Keeper(Odd("odd"), DenoiserMetrics(registry), policy, writer, threading.Event(), prefix, "f" * 64)
+        keeper.after(one(1))
+        writer.submit(lambda: None).result()
+        assert keeper.after(one(2)) is None
+    assert registry.get_sample_value("soundstage_denoiser_checkpoints_total", {"outcome": "failed"}) == 1
 
 
 def test_the_age_of_the_newest_checkpoint_is_told_while_the_loop_runs() -> None:

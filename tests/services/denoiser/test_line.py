@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.errors import ResourceExhausted
 from services.denoiser.line import Line, Place, Urgency
 from tests.support.waiting import wait_until
 
@@ -27,12 +28,16 @@ class Entrant(threading.Thread):
         super().__init__(daemon=True)
         self._line, self._urgency, self._order = line, urgency, order
         self.told: list[int] = []
+        self.refused: ResourceExhausted | None = None
         self.go = threading.Event()
 
     def run(self) -> None:
-        with Place(self._line, self._urgency, never, self.told.append):
-            self._order.append(self._urgency)
-            self.go.wait(60)
+        try:
+            with Place(self._line, self._urgency, never, self.told.append):
+                self._order.append(self._urgency)
+                self.go.wait(60)
+        except ResourceExhausted as error:
+            self.refused = error
 
 
 @settings(max_examples=15, deadline=None)
@@ -68,12 +73,41 @@ def test_as_many_are_in_as_there_are_places_and_the_others_know_who_is_before() 
     assert len(line) == 0
 
 
-def test_a_line_is_full_when_who_comes_has_to_wait() -> None:
-    line = Line(1)
-    assert not line.full
-    with Place(line, Urgency(STANDARD, inf), never):
-        assert line.full
-    assert not line.full
+def test_no_more_wait_than_may_however_many_come_at_once() -> None:
+    line, order = Line(1, most_waiting=2), list[Urgency]()
+    entrants = [Entrant(line, Urgency(STANDARD, inf), order) for _ in range(20)]
+    for entrant in entrants:
+        entrant.start()
+    wait_until(lambda: sum(entrant.refused is not None for entrant in entrants) == 17)
+    assert (len(order), len(line)) == (1, 2)
+    for entrant in entrants:
+        entrant.go.set()
+        entrant.join(10)
+    errors = [entrant.refused for entrant in entrants if entrant.refused]
+    assert {error.reason for error in errors} == {"TOO_MANY_ACTIVE_VIDEOS"}
+    assert len(order) == 3
+
+
+def test_one_gives_way_to_a_more_urgent_class_and_to_no_other() -> None:
+    line, order = Line(1, most_waiting=1), list[Urgency]()
+    waiting = Entrant(line, Urgency(BATCH, 5.0), order)
+    with Place(line, Urgency(BATCH, inf), never) as place:
+        waiting.start()
+        wait_until(lambda: len(line) == 1)
+        place.give_way(never)
+        assert order == [], "an earlier deadline of the same class waits"
+    wait_until(lambda: len(order) == 1)
+    waiting.go.set()
+    waiting.join(10)
+
+    urgent = Entrant(line, Urgency(INTERACTIVE, inf), order)
+    with Place(line, Urgency(BATCH, inf), never) as place:
+        urgent.start()
+        wait_until(lambda: len(line) == 1)
+        place.give_way(urgent.go.set)
+        assert [who.priority for who in order] == [BATCH, INTERACTIVE]
+        assert len(line) == 0
+    urgent.join(10)
 
 
 def test_a_less_urgent_one_waits_for_one_that_comes_back_at_once() -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from math import inf
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from deploy.local.ports import free_ports
 from deploy.triton.wheel import SUPPORTED
+from libs.artifacts import AttemptPrefix, MemoryStore, Ref
 from libs.catalog import Catalog
 from libs.errors import FailedPrecondition, Unavailable
-from libs.families import load_denoise
+from libs.families import PipelineCache, load_denoise
+from libs.serving import Cancelled, RecordingStage
+from services.denoiser.denoise import DenoiseJob
+from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 from services.denoiser.triton import opened_loader
+from tests.support.denoising import wired_denoiser
 from tests.support.light_triton import light_tritonserver
 
 
@@ -39,3 +47,37 @@ async def test_a_server_without_the_model_loads_nothing(models_dir: Path, tmp_pa
             with pytest.raises(FailedPrecondition) as raised:
                 await asyncio.to_thread(load, models_dir / "diorama", "diorama")
     assert (raised.value.reason, raised.value.metadata["model"]) == ("TRITON_MODEL_MISSING", "diorama_transformer")
+
+
+JOB = DenoiseJob(
+    prefix=AttemptPrefix("acme", "v1", "denoise", "a1"),
+    model="diorama",
+    conditioning=Ref("memory://triton/acme/v1/encode/a1/c", "application/vnd.safetensors", 1, "0" * 64),
+    width=32,
+    height=32,
+    num_frames=12,
+    fps=12.0,
+    num_inference_steps=2,
+    guidance_scale=3.0,
+    seed=1,
+    preview_every_steps=0,
+    priority=2,
+    deadline=inf,
+)
+
+
+async def test_a_cancelled_video_does_not_wait_for_a_server_that_never_answers(models_dir: Path) -> None:
+    """Its model is loaded by its call, and loading asks the server first. No other model can be loaded meanwhile."""
+    catalog, stage = Catalog.read(models_dir), RecordingStage()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings = DenoiserSettings(triton_addresses={"*": (address,)}, triton_attempts=1, triton_call_seconds=90)
+        async with opened_loader(settings, catalog) as load:
+            pipelines, metrics = PipelineCache(load), DenoiserMetrics(CollectorRegistry())
+            denoiser = wired_denoiser(MemoryStore("triton"), catalog, pipelines, metrics, settings)
+            work = asyncio.create_task(asyncio.to_thread(denoiser.denoise, JOB, stage))
+            connection, _ = await asyncio.to_thread(silent.accept)
+            with connection:
+                stage.cancelled = True
+                with pytest.raises(Cancelled):
+                    await asyncio.wait_for(work, 60)

@@ -53,6 +53,8 @@ class Decoder:
     pause_seconds: float = 0.0
     stopped: threading.Event = field(default_factory=threading.Event)
     priorities: set[int] = field(default_factory=set)
+    encoding: list[bool] = field(default_factory=list)
+    """Before each chunk: whether the process that encodes is there."""
 
     def __call__(self, latents: Mapping[str, NDArray[Any]], _num_frames: int) -> Iterator[NDArray[np.uint8]]:
         frames = latents["latents"][0]
@@ -60,9 +62,16 @@ class Decoder:
             for begin in range(0, len(frames), 4):
                 time.sleep(self.pause_seconds)
                 self.priorities.add(current_call().priority)
+                self.encoding.append(encodes())
                 yield frames[begin : begin + 4].astype(np.uint8)
         finally:
             self.stopped.set()
+
+
+def encodes() -> bool:
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    commands = (Path(f"/proc/{pid}/cmdline") for pid in children)
+    return any(b"services.muxer.encode" in command.read_bytes() for command in commands if command.exists())
 
 
 @dataclass
@@ -96,8 +105,8 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
     decoder, registry, store = Decoder(), CollectorRegistry(), FolderStore(tmp_path / "store")
     metrics = MuxerMetrics(registry)
     pipelines = PipelineCache[Decode](lambda _path, _family: decoder)
-    renderer = Renderer(store, Catalog.read(Path("models")), pipelines, metrics, threads=1, timeout_seconds=20)
-    servicer = MuxerServicer(renderer, Muxer(store, metrics, timeout_seconds=20))
+    renderer = Renderer(store, Catalog.read(Path("models")), pipelines, metrics, threads=1, timeout_seconds=300)
+    servicer = MuxerServicer(renderer, Muxer(store, metrics, timeout_seconds=300))
     endpoint = Endpoint(SERVICE_NAME, servicer, rpc.add_MuxerServiceServicer_to_server)
     settings = ServiceSettings(artifacts_url=(tmp_path / "store").as_uri(), grace_seconds=2)
     async with (
@@ -133,6 +142,12 @@ async def test_latents_become_the_picture(setting: Setting, tmp_path: Path) -> N
     assert np.abs(decoded[:, 16, 16].astype(int) - frames[:24, 16, 16]).max() <= 4
     np.testing.assert_allclose(times, np.arange(24) / 12)
     assert setting.count("soundstage_muxer_frames_total") == 24
+
+
+async def test_encoding_begins_with_the_first_chunk(setting: Setting) -> None:
+    """Not when all are decoded: the memory of a long video is that of a chunk, and both work at the same time."""
+    assert [event async for event in setting.stub.Render(setting.render_request(coloured(12), 12))]
+    assert setting.decoder.encoding == [False, True, True]
 
 
 @pytest.mark.parametrize(("given", "passed"), [(pb.PRIORITY_INTERACTIVE, 1), (pb.PRIORITY_UNSPECIFIED, 2)])
