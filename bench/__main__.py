@@ -27,7 +27,7 @@ BENCHMARKS = {
     "scale_in": "bench.scale_in",
 }
 """Name -> module with ``run(options)``; imported only when it is run, because each brings torch or a whole stack."""
-STEPS = "of denoising, in stages, denoise, triton, cache and scale_in (default: the model's; 8 in denoise and triton)"
+STEPS = "of denoising, in stages, denoise, triton, cache and scale_in (default: the model's, 25)"
 STACKS = "the stacks that stages and scale_in start"
 
 

@@ -87,7 +87,7 @@ def stages(plan: Plan) -> list[Stage]:
         Stage(
             "decoder", ("training.autoencoder", "train", "--minutes", str(decoder), "--clips", str(of_decoder)), decoder
         ),
-        Stage("export", ("training.transformer", "export"), 1),
+        Stage("export", ("training.transformer", "export"), 1, ("redraw",)),
         Stage("redraw", ("training.redraw", "--clips", of_redrawn), min(REDRAWN_CLIPS, plan.clips)),
         Stage("sound", ("training.sound", "--minutes", str(sound), "--clips", clips, "--resume"), sound),
     ]

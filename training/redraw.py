@@ -4,7 +4,7 @@
 
 Noise is added to a clip's latents and taken away again by the exported experts in a few steps (SDEdit, Meng et al.
 2022). `training.sound` then learns to hear these pictures, too: generated ones are what it is given later. Writes
-``training/cache/redrawn/{index:05d}.npy``, frames (T, 64, 64, 3) uint8; a clip that exists is not redrawn.
+``training/cache/redrawn/{index:05d}.npy``, frames (T, 64, 64, 3) uint8; one that is newer than the experts stays.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ PIXELS = 64
 
 class Redrawer:
     def __init__(self, model: Path = MODEL) -> None:
+        files = [file for name in EXPERTS for file in (model / name).iterdir()]
+        self.since = max(file.stat().st_mtime for file in files)
+        """When the experts were written, in seconds since 1970."""
         self._experts = {name: _load(model / name) for name in EXPERTS}
         self._autoencoder = AutoencoderDiorama.from_pretrained(model / "vae", low_cpu_mem_usage=False)
         self._encode = TextEncoder()
@@ -89,9 +92,9 @@ def _load(folder: Path) -> nn.Module:
 
 
 def redraw(path: Path, redrawer: Redrawer, folder: Path = REDRAWN) -> None:
-    """One rendered clip, if that is not done yet."""
+    """One rendered clip, if that is not done yet by these experts."""
     kept = folder / f"{path.stem}.npy"
-    if kept.exists():
+    if kept.exists() and kept.stat().st_mtime > redrawer.since:
         return
     with np.load(path) as clip:
         latents, captions = torch.from_numpy(clip["latents"]).float(), json.loads(str(clip["meta"]))["captions"]

@@ -318,7 +318,9 @@ def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path
     assert command.run(plan(), command.Done(tmp_path)) == 0
     assert ran == []
     assert command.run(plan(transformer=6.0), command.Done(tmp_path)) == 0
-    assert [part[:2] for part in ran] == [("training.transformer", "train"), ("training.transformer", "export")]
+    trained, exported, redrawn = [part[:2] for part in ran]
+    assert (trained, exported) == (("training.transformer", "train"), ("training.transformer", "export"))
+    assert redrawn == ("training.redraw", "--clips")
 
 
 def test_a_fit_is_not_repeated_beside_clips_that_were_encoded_with_another(
