@@ -165,7 +165,7 @@ class Contest:
         self._conditioning = put_tensors(store, "a/b/encode/c/conditioning.safetensors", conditioning)
         settings, metrics = DenoiserSettings(), DenoiserMetrics(CollectorRegistry())
         checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-        catalog, loras = Catalog.read(model_dir.parent), Loras(store, settings.lora_limits)
+        catalog, loras = Catalog.read(model_dir.parent), Loras(store, settings.lora_limits, metrics)
         self._denoiser = Denoiser(
             store, catalog, PipelineCache(load_denoise), metrics, checkpoints, loras, settings.capacity
         )
