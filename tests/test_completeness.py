@@ -27,7 +27,7 @@ AREAS = {"video": "gateway"}
 """Proto area -> service, where they have different names."""
 SERVICE_FILES = ("README.md", "__main__.py", "settings.py", "servicer.py", "convert.py", "metrics.py")
 LIBRARIES = ("artifacts", "catalog", "errors", "families", "serving", "triton")
-MODEL_PARTS = ("soundstage.json", "model_index.json", "transformer", "vae", "scheduler", "sound")
+MODEL_PARTS = ("soundstage.json", "model_index.json", "transformer", "vae", "scheduler", "sound", "camera")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 

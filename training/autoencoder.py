@@ -24,8 +24,9 @@ MODEL = Path("models/diorama/vae")
 CACHE = Path("training/cache")
 LATENT_CHANNELS = 16
 """Of 3,072 values. More show finer detail, which a small transformer then does not learn to make."""
-LATENT_NOISE = 0.25
-"""Most noise on the latents that the decoder is trained on, where the strongest component has deviation 1."""
+LATENT_NOISE, CLEAN_SHARE = 0.3, 0.5
+"""Most noise on the latents that the decoder is trained on, where the strongest component has deviation 1; and the
+share of clips without any. With noise on all of them it draws given first frames pale."""
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:
@@ -131,9 +132,9 @@ def train(
             group["lr"] = learning_rate * min(1.0, step / 50 + 0.02) * max(0.05, 1 - elapsed / (minutes * 60))
         video = _random_crops(clips, rng, batch, crop)
         latents = autoencoder.encode(video)
-        noise = LATENT_NOISE * torch.rand(batch, 1, 1, 1, 1) * torch.randn(latents.shape)
+        level = LATENT_NOISE * torch.rand(batch, 1, 1, 1, 1) * (torch.rand(batch, 1, 1, 1, 1) >= CLEAN_SHARE)
         with mixed_precision():
-            decoded = autoencoder.decode(latents + noise)
+            decoded = autoencoder.decode(latents + level * torch.randn(latents.shape))
         loss = reconstruction_loss(decoded.float(), video)
         optimizer.zero_grad()
         loss.backward()
@@ -153,11 +154,12 @@ def train(
 
 
 def reconstruction_loss(decoded: Tensor, video: Tensor) -> Tensor:
-    """Charbonnier on values, and on differences to the neighbour in x, y and t."""
+    """Charbonnier on values, and on differences to the neighbour in x, y and t; once more on those in t from one latent
+    frame to the next, where noise shows as a jerk."""
     loss = _charbonnier(decoded - video)
     for dim in (2, 3, 4):
         loss = loss + 0.5 * _charbonnier(decoded.diff(dim=dim) - video.diff(dim=dim))
-    return loss
+    return loss + 0.5 * _charbonnier((decoded.diff(dim=2) - video.diff(dim=2))[:, :, ::FRAMES])
 
 
 def _charbonnier(error: Tensor) -> Tensor:

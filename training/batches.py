@@ -19,20 +19,18 @@ from training.text import loosen, pad
 
 __all__ = ["Batch", "Contrasts", "draw_batch", "draw_caption", "draw_length"]
 
-WINDOWS = ((1, 0.55, 0.35), (4, 0.25, 0.25), (8, 0.12, 0.15), (16, 0.08, 0.25))
+WINDOWS = ((1, 0.55, 0.15), (4, 0.25, 0.2), (8, 0.12, 0.3), (16, 0.08, 0.35))
 """(latent frames, share of batches at the beginning, at the end). One latent frame is a still picture."""
 CAPTION_DROPOUT = 0.1
 SIDE = "side"
 SAYS_SIDE = 0.75
 """How often a caption that says nothing of a side is passed over for one that does, unless the thing is in the middle:
 so a prompt that names no side means the middle, and not a little of everywhere."""
-OTHERS = {"distance": 1.0, "colour": 2.0, "camera": 4.0}
+OTHERS = {"distance": 1.0, "colour": 2.0}
 """Attributes besides the side that a model which only sees usual batches obeys too seldom, and their shares of the
 contrast batches that are not for the side, in proportion."""
-SHORT, LONG = (1, 4), (8, 16)
+CONTRAST_FRAMES = (1, 4)
 """Latent frames of a contrast batch's windows."""
-MOVING = ("camera",)
-"""Attributes that only long windows show."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class Batch:
     """(B, L, 384)"""
     mask: Tensor
     """(B, L)"""
+    place: Tensor
+    """(B, 13, frames, 16, 16): where in the scene the latents lie."""
     contrast: bool = False
     """Whether the captions alone shall tell the pairs apart: at high sigma, without a first frame."""
 
@@ -72,7 +72,7 @@ def draw_batch(clips: Clips, rng: np.random.Generator, frames: int, most: int) -
             samples.append(_Sample(int(index), bool(twin), number))
     drawn = _batch(clips, rng, samples[:size], frames)
     embeds, mask = loosen(drawn.embeds, drawn.mask, rng)
-    return Batch(drawn.latents, embeds, mask)
+    return Batch(drawn.latents, embeds, mask, drawn.place)
 
 
 def draw_caption(rng: np.random.Generator, described: Description) -> int:
@@ -110,7 +110,7 @@ class Contrasts:
 
     def draw(self, rng: np.random.Generator, attribute: str, most: int) -> Batch:
         """Pairs that differ in ``attribute``, of ``most`` latent frames together, but one pair at least."""
-        frames = int(rng.choice(LONG if attribute in MOVING else SHORT))
+        frames = int(rng.choice(CONTRAST_FRAMES))
         pairs = [self._pair(rng, attribute) for _ in range(max(1, most // frames // 2))]
         return _batch(self._clips, rng, [one for pair in pairs for one in pair], frames, contrast=True)
 
@@ -150,9 +150,10 @@ def _batch(
 ) -> Batch:
     """Both of a pair begin at the same place in their clips."""
     starts = np.repeat(rng.integers(clips.latents.shape[2] - frames + 1, size=(len(samples) + 1) // 2), 2)
-    windows, texts = [], []
+    windows, texts, places = [], [], []
     for one, start in zip(samples, starts, strict=False):
         windows.append(clips.window(one.index, int(start), frames, twin=one.twin))
+        places.append(clips.place(one.index, int(start), frames, twin=one.twin))
         captions = (clips.twins if one.twin else clips.described)[one.index].captions
         texts.append(clips.embeds["" if one.caption is None else captions[one.caption]])
-    return Batch(torch.stack(windows), *pad(texts), contrast)
+    return Batch(torch.stack(windows), *pad(texts), torch.stack(places), contrast)

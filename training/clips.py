@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.autoencoder import FRAMES, AutoencoderDiorama
+from libs.families.diorama.camera import Windows, latent_windows
+from libs.families.diorama.positions import position_channels
 from training.mentions import Values, mentions, said, values_of
 from training.mirror import LatentMirror, latent_mirror, mirrored
-from training.render import HELD_OUT_EVERY
+from training.render import HELD_OUT_EVERY, NUM_FRAMES
 from training.scenes.base import SceneSpec
+from training.scenes.camera import seen_of
 from training.text import embed_captions
 
 __all__ = ["Clips", "Description", "describe", "load_clips"]
@@ -46,6 +49,8 @@ class Clips:
     """The same clips mirrored."""
     embeds: dict[str, np.ndarray]
     mirror: LatentMirror
+    seen: list[Windows]
+    """Of each clip: what each of its frames shows of the scene, see `libs.families.diorama.camera`."""
 
     def window(self, index: int, start: int, length: int, *, twin: bool = False) -> Tensor:
         """A clip, or its mirrored twin, that begins at frame 4 * start: (C, length, 16, 16) float32."""
@@ -53,21 +58,38 @@ class Clips:
         window = torch.cat([first, self.latents[index, :, start + 1 : start + length]], dim=1).float()
         return self.mirror(window) if twin else window
 
+    def place(self, index: int, start: int, length: int, *, twin: bool = False) -> Tensor:
+        """Where in the scene the latents of `window` lie, (13, length, 16, 16)."""
+        frames = self.seen[index][FRAMES * start : FRAMES * (start + length - 1) + 1].copy()
+        if twin:
+            frames[:, 0] = 1 - frames[:, 0] - frames[:, 2]
+        height, width = self.latents.shape[-2:]
+        return position_channels(length, height, width, torch.from_numpy(latent_windows(frames)))
+
 
 def load_clips(folder: Path, vae: Path, *, held_out: bool = False) -> Clips:
     """Those that are trained on, or those held out; ``vae`` is the folder of the map that they were encoded with."""
     paths = [p for p in sorted(folder.glob("[0-9]*.npz")) if ".tmp" not in p.name]
     paths = [p for p in paths if (int(p.stem) % HELD_OUT_EVERY == 0) == held_out]
-    latents, stills, specs = [], [], []
+    latents: list[Tensor] = []
+    stills: list[Tensor] = []
+    specs: list[SceneSpec] = []
+    seeds: list[int] = []
+    seen: list[Windows] = []
     for path in paths:
         with np.load(path) as clip:
-            latents.append(torch.from_numpy(clip["latents"]))
-            stills.append(torch.from_numpy(clip["still_latents"]))
-            specs.append(SceneSpec(**json.loads(str(clip["meta"]))["spec"]))
-    described, twins = describe(specs, [int(path.stem) for path in paths])
+            meta = json.loads(str(clip["meta"]))
+            spec = SceneSpec(**meta["spec"])
+            latents += map(torch.from_numpy, [clip["latents"], *clip["take_latents"]])
+            stills += map(torch.from_numpy, [clip["still_latents"], *clip["take_still_latents"]])
+        takes = [replace(spec, camera=take) for take in meta["takes"]]
+        specs += [spec, *takes]
+        seeds += [int(path.stem)] * (1 + len(takes))
+        seen += [seen_of(spec, NUM_FRAMES, take=False), *(seen_of(take, NUM_FRAMES) for take in takes)]
+    described, twins = describe(specs, seeds)
     embeds = embed_captions({text for one in described + twins for text in one.captions})
     mirror = latent_mirror(AutoencoderDiorama.from_pretrained(vae, low_cpu_mem_usage=False))
-    return Clips(torch.stack(latents), torch.stack(stills), described, twins, embeds, mirror)
+    return Clips(torch.stack(latents), torch.stack(stills), described, twins, embeds, mirror, seen)
 
 
 def describe(specs: Sequence[SceneSpec], seeds: Sequence[int]) -> tuple[list[Description], list[Description]]:

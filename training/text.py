@@ -77,10 +77,16 @@ def loosen(embeds: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tens
     What reads them then cannot hold on to the very words of the grammar, and understands more of those that are not in
     it. Noise on embeddings: "NEFTune" (Jain et al. 2023).
     """
+    texts, length, _ = embeds.shape
+    noisy = noised(embeds, rng)
+    lost = rng.random((texts, length)) < rng.random((texts, 1)) * (rng.random((texts, 1)) < LOOSENED)
+    lost[:, 0] = False
+    return noisy, mask * torch.from_numpy(~lost)
+
+
+def noised(embeds: Tensor, rng: np.random.Generator) -> Tensor:
+    """Half of the texts (B, L, 384) with noise on their states."""
     texts, length, channels = embeds.shape
     noise = torch.from_numpy(rng.standard_normal((texts, length, channels), np.float32)) * TOKEN_NOISE
     noise[:, 0] *= MEAN_NOISE / TOKEN_NOISE
-    noisy = torch.from_numpy(rng.random((texts, 1, 1)) < LOOSENED)
-    lost = rng.random((texts, length)) < rng.random((texts, 1)) * (rng.random((texts, 1)) < LOOSENED)
-    lost[:, 0] = False
-    return embeds + noise * noisy, mask * torch.from_numpy(~lost)
+    return embeds + noise * torch.from_numpy(rng.random((texts, 1, 1)) < LOOSENED)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.feed_forward import use_quick_feed_forward
-from libs.families.diorama.positions import POSITION_CHANNELS, position_channels
+from libs.families.diorama.positions import POSITION_CHANNELS
 from training.autoencoder import LATENT_CHANNELS
 from training.averages import decay
 from training.batches import Batch, Contrasts, draw_batch, draw_length
@@ -48,8 +48,8 @@ CHANNELS = LATENT_CHANNELS
 FIRST_FRAME_SHARE = 0.25
 SIDES_SHARE = 0.13
 """Of the layout expert's batches: pairs that their captions' left and right tell apart (`training/batches.py`)."""
-CONTRASTS_SHARE = 0.2
-"""The same for distance, colour and camera together."""
+CONTRASTS_SHARE = 0.1
+"""The same for distance and colour together."""
 CONTRAST_SIGMA = 0.9
 """The least of those batches: with less noise the clip shows what the caption says."""
 SIGMA_FLOOR = 0.3
@@ -67,6 +67,7 @@ of 25 evenly spaced ones only six lie there, of these eleven."""
 MODEL_INDEX = {
     "_class_name": "DioramaPipeline",
     "_diffusers_version": "0.42.1",
+    "camera": ["libs.families.diorama.camera", "CameraReader"],
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     "sound": ["libs.families.diorama.sound", "DioramaSound"],
     "transformer": ["diffusers", "SanaVideoTransformer3DModel"],
@@ -159,9 +160,8 @@ def flow_loss(expert: Expert, model: torch.nn.Module, drawn: Batch, generator: t
     given &= not drawn.contrast
     condition[given, 0, 0] = 1.0
     condition[given, 1:, 0] = latents[given, :, 0]
-    place = position_channels(frames, height, width).expand(batch, -1, -1, -1, -1)
     predicted = model(
-        torch.cat([noisy, condition, place], dim=1),
+        torch.cat([noisy, condition, drawn.place], dim=1),
         encoder_hidden_states=drawn.embeds,
         timestep=sigma * 1000,
         encoder_attention_mask=drawn.mask,
@@ -330,7 +330,7 @@ def main() -> None:
     parser.add_argument("--further", action="store_true", help="begin with the weights of models/diorama")
     parser.add_argument("--sides", type=float, default=SIDES_SHARE, help="share of batches for left and right")
     parser.add_argument(
-        "--contrasts", type=float, default=CONTRASTS_SHARE, help="share of those for distance, colour and camera"
+        "--contrasts", type=float, default=CONTRASTS_SHARE, help="share of those for distance and colour"
     )
     arguments = parser.parse_args()
     if arguments.part == "export":

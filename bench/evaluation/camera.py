@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bench.evaluation.clips import SMALL, small
+from libs.families.diorama.camera import MOST_ZOOM, PAN_WAY, PAN_WIDTH, SECONDS, Camera
 from training.look import FPS
-from training.scenes.base import Camera
-from training.scenes.camera import MOST_ZOOM, MOVES, PAN_WAY, PAN_WIDTH, SECONDS
+from training.scenes.camera import MOVES
 
 GAP = 12
 """Frames between those compared: long enough for a move to be seen, short enough for the scene to be the same."""

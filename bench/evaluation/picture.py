@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,23 +96,41 @@ def _seen(frames: NDArray[np.uint8], attribute: str) -> NDArray[np.float32]:
 
 
 def look(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean colour and mean motion in 8 x 8 fields, of the first frames: (256,)."""
-    tiny = small(frames[:PROBE_FRAMES]).reshape(-1, 8, 8, 8, 8, 3).mean(axis=(2, 4)) / 255
+    """Of the first frames, (352,): mean colour and mean motion in 8 x 8 fields, and what stands before the rest, there
+    and as shares of 16 columns and of 16 rows."""
+    seen = small(frames[:PROBE_FRAMES]) / 255
+    tiny = _fields(seen, 8, 8)
     motion = np.abs(np.diff(tiny, axis=0)).mean(axis=(0, 3))
-    return np.concatenate([tiny.mean(axis=0).ravel(), 4 * motion.ravel()]).astype(np.float32)
+    away = _away(seen)
+    before = _fields(np.sqrt(away)[..., None], 8, 8).mean(axis=0)
+    shares = [_fields(away[..., None], *sides).mean(axis=0).ravel() for sides in ((1, 16), (16, 1))]
+    shares = [share / max(share.sum(), 1e-6) for share in shares]
+    return np.concatenate([tiny.mean(axis=0).ravel(), 4 * motion.ravel(), before.ravel(), *shares]).astype(np.float32)
+
+
+def _fields(seen: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """Means of fields: (T, H, W, C) -> (T, rows, columns, C)."""
+    count, height, width, channels = seen.shape
+    return seen.reshape(count, rows, height // rows, columns, width // columns, channels).mean(axis=(2, 4))
+
+
+def _away(seen: NDArray[Any]) -> NDArray[Any]:
+    """(T, H, W): squared distance of a pixel's colour from the median of its row. Skies and seas lie in rows."""
+    return np.asarray(((seen - np.median(seen, axis=2, keepdims=True)) ** 2).sum(axis=-1))
 
 
 def hues(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How much of a clip's colour has which hue, from red by green and blue to red, shares of all colour: (HUES,).
 
-    A pixel counts by the square of its chroma: what is vivid, as the subject of a coloured scene is, counts most.
+    A pixel counts by the square of its chroma, for what is vivid, and by how far it is from the median of its row:
+    skies are coloured, too, and a flag or balloon is small before them.
     """
-    pixels = small(frames[:COLOUR_FRAMES]).reshape(-1, 3) / 255
-    chroma = pixels.max(axis=1) - pixels.min(axis=1)
-    red, green, blue = pixels.T
+    pixels = small(frames[:COLOUR_FRAMES]) / 255
+    chroma = pixels.max(axis=-1) - pixels.min(axis=-1)
+    red, green, blue = np.moveaxis(pixels, -1, 0)
     angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
     where = (angle / (2 * np.pi) * HUES + 0.5) % HUES
-    counted = np.bincount(where.astype(int), chroma**2, HUES)
+    counted = np.bincount(where.astype(int).ravel(), (chroma**2 * _away(pixels)).ravel(), HUES)
     return (counted / max(counted.sum(), 1e-6)).astype(np.float32)
 
 

@@ -79,6 +79,7 @@ FAMILIES: dict[str, Family] = {
                 "prompt_attention_mask",
                 "negative_prompt_embeds",
                 "negative_prompt_attention_mask",
+                "camera",
                 "first_frame_latents",
             ),
         ),

@@ -120,8 +120,8 @@ def test_probes_tell_the_colour_of_fireworks(probes: Probes) -> None:
         assert probes.of(rendered(spec, 25).frames, "fireworks", "colour") == colour
 
 
-def test_hues_are_of_what_is_vivid() -> None:
-    frames = np.full((2, 64, 64, 3), (90, 90, 110), np.uint8)
+def test_hues_are_of_what_is_vivid_and_stands_before_the_rest() -> None:
+    frames = np.full((2, 64, 64, 3), (50, 110, 230), np.uint8)
     frames[:, 20:30, 20:30] = (255, 0, 0)
     assert hues(frames).argmax() == 0
     assert hues(frames)[0] > 0.75

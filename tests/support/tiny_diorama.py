@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
 
 from libs.families.diorama.autoencoder import PATCH_VALUES, AutoencoderDiorama
+from libs.families.diorama.camera import CameraReader
 from libs.families.diorama.positions import POSITION_CHANNELS
 
 __all__ = ["LATENT_CHANNELS", "TEXT_CHANNELS", "write_tiny_diorama"]
@@ -26,6 +27,7 @@ def write_tiny_diorama(models_dir: Path, name: str = "diorama", *, seed: int = 0
         _vae().save_pretrained(folder / "vae")
         _transformer(patch=2).save_pretrained(folder / "transformer")
         _transformer(patch=1).save_pretrained(folder / "transformer_2")
+        _camera().save_pretrained(folder / "camera")
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_index(), indent=2))
@@ -39,6 +41,14 @@ def _vae() -> AutoencoderDiorama:
     vae.basis.copy_(basis.T)
     vae.scale.fill_(8.0)
     return vae
+
+
+def _camera() -> CameraReader:
+    """Reads of no move in any prompt."""
+    reader = CameraReader(TEXT_CHANNELS)
+    torch.nn.init.zeros_(reader.tell.weight)
+    reader.tell.bias.data = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    return reader
 
 
 def _transformer(patch: int) -> Any:
@@ -67,6 +77,7 @@ def _index() -> dict[str, object]:
     return {
         "_class_name": "DioramaPipeline",
         "_diffusers_version": "0.42.1",
+        "camera": ["libs.families.diorama.camera", "CameraReader"],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "transformer": ["diffusers", "SanaVideoTransformer3DModel"],
         "transformer_2": ["diffusers", "SanaVideoTransformer3DModel"],

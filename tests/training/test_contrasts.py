@@ -12,6 +12,7 @@ from diffusers import SanaVideoTransformer3DModel
 from torch import nn
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.positions import POSITION_CHANNELS
 from training import averages, batches, reading, transformer
 from training.autoencoder import to_tensor
 from training.batches import Batch, Contrasts, draw_batch
@@ -20,6 +21,7 @@ from training.mentions import mentions, said, values_of
 from training.mirror import OTHER, LatentMirror, latent_mirror, mirrored
 from training.scenes import FAMILIES, render, sample_spec, varied
 from training.scenes.base import SceneSpec
+from training.scenes.camera import seen_of
 from training.text import LOOSENED, MEAN_NOISE, TOKEN_NOISE, loosen
 
 CHANNELS = 3
@@ -39,7 +41,9 @@ def clips() -> Clips:
     described, twins = describe(specs, range(len(specs)))
     texts = sorted({text for one in described + twins for text in one.captions})
     embeds = {text: np.full((2, 384), k, np.float16) for k, text in enumerate(["", *texts])}
-    return Clips(latents, latents, described, twins, embeds, LatentMirror(-torch.eye(CHANNELS), torch.zeros(CHANNELS)))
+    mirror = LatentMirror(-torch.eye(CHANNELS), torch.zeros(CHANNELS))
+    seen = [seen_of(spec, 61) for spec in specs]
+    return Clips(latents, latents, described, twins, embeds, mirror, seen)
 
 
 def shown(clips: Clips, batch: Batch) -> list[tuple[SceneSpec, str]]:
@@ -119,6 +123,20 @@ def test_usual_batches_hold_clips_beside_their_twins(clips: Clips) -> None:
     assert len(draw_batch(clips, np.random.default_rng(0), 16, 16).latents) == 1
 
 
+def test_latents_are_told_where_in_the_scene_they_lie(clips: Clips) -> None:
+    """A twin's columns are told the mirrored places, and a still camera's latents the same ones in each frame."""
+    cameras = {one.spec.camera: index for index, one in enumerate(clips.described)}
+    panned, twin = (clips.place(cameras["pan right"], 4, 8, twin=twin) for twin in (False, True))
+    across = panned[4, 1:, 0]  # cosine of x, which falls from left to right
+    assert (across.diff(dim=0) < 0).all(), "the window moves on"
+    torch.testing.assert_close(across, -twin[4, 1:, 0].flip(-1))
+    still = clips.place(cameras["still"], 4, 8)
+    torch.testing.assert_close(still[1:, 1:], still[1:, :1].expand(-1, 7, -1, -1))
+    batch = draw_batch(clips, np.random.default_rng(0), 4, 32)
+    assert batch.place.shape == (8, 13, 4, 2, 2)
+    assert bool((batch.place[:, 0, 0] == 1).all())
+
+
 def test_clips_beside_the_middle_mostly_say_so(clips: Clips) -> None:
     rng, said_side, sided = np.random.default_rng(3), 0, 0
     for _ in range(300):
@@ -156,7 +174,7 @@ def test_contrast_batches_come_as_often_as_asked(clips: Clips) -> None:
     chosen = [contrasts.choose(rng) for _ in range(2000)]
     assert chosen.count("side") / 2000 == pytest.approx(0.2, abs=0.03)
     assert chosen.count(None) / 2000 == pytest.approx(0.7, abs=0.04)
-    assert chosen.count("camera") > chosen.count("distance")
+    assert chosen.count("colour") > chosen.count("distance")
     assert Contrasts(clips, 0.0, 0.0).choose(rng) is None
 
 
@@ -171,7 +189,8 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("contrast", [False, True])
 def test_pairs_get_the_same_noise(contrast: bool) -> None:
     """Clips of nothing: the transformer is given sigma times the noise. Contrast batches give no first frame."""
-    batch, watched = Batch(torch.zeros(8, transformer.CHANNELS, 4, 4, 4), None, None, contrast), Watched()  # type: ignore[arg-type]
+    latents, place = torch.zeros(8, transformer.CHANNELS, 4, 4, 4), torch.zeros(8, POSITION_CHANNELS, 4, 4, 4)
+    batch, watched = Batch(latents, None, None, place, contrast), Watched()  # type: ignore[arg-type]
     transformer.flow_loss(transformer.EXPERTS["transformer"], watched, batch, torch.Generator().manual_seed(0))
     noise = watched.given[:, : transformer.CHANNELS] / watched.sigma[:, None, None, None, None]
     torch.testing.assert_close(noise[0::2], noise[1::2])

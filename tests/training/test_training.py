@@ -20,15 +20,15 @@ from libs.families.diorama.components import load_transformer
 from libs.families.diorama.denoising import BOUNDARY
 from libs.families.diorama.positions import POSITION_CHANNELS
 from training import __main__ as command
-from training import autoencoder, batches, reading, render, text, transformer
+from training import autoencoder, batches, camera, reading, redraw, render, text, transformer
 from training import clips as reader
 from training.scenes import FAMILIES, sample_spec
 from training.scenes import render as render_scene
 
 SIZE = 64
 CHANNELS = transformer.CHANNELS
-CLIPS = (1, 2, 20)
-"""Indices of the clips rendered; the last one is held out."""
+CLIPS = (1, 5, 20)
+"""Indices of the clips rendered: the camera of the second one moves; the last one is held out."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,28 @@ def test_a_clip_holds_what_training_reads_and_is_rendered_once(clips: Path, fitt
     before = path.stat().st_mtime_ns
     render.render_clip(1, fitted, clips, SIZE)
     assert path.stat().st_mtime_ns == before
-    assert sorted(found.name for found in clips.iterdir()) == ["00001.npz", "00002.npz", "00020.npz"]
+    assert sorted(found.name for found in clips.iterdir()) == ["00001.npz", "00005.npz", "00020.npz"]
+
+
+# --- camera ----------------------------------------------------------------------------------------------------------
+
+
+def test_moves_are_learnt_from_captions() -> None:
+    """Words as fixed random rows: a caption's words tell the move, and most captions tell of none."""
+    rng = np.random.default_rng(0)
+    rows: dict[str, np.ndarray] = {}
+
+    def states(captions: set[str]) -> dict[str, np.ndarray]:
+        for word in sorted({word for caption in captions for word in caption.lower().split()}):
+            rows.setdefault(word, rng.standard_normal(384))
+        tokens = {said: np.stack([rows[word] for word in said.lower().split()]) for said in captions}
+        return {said: np.concatenate([known.mean(0, keepdims=True), known]) for said, known in tokens.items()}
+
+    said, moves = camera.draw(600, states)
+    assert 0.1 < float((moves > 0).float().mean()) < 0.35
+    reader = camera.train(said[150:], moves[150:], steps=120)
+    told = float((moves[:150] == 0).float().mean())
+    assert camera.accuracy(reader, said[:150], moves[:150]) > 0.5 + 0.5 * told
 
 
 # --- transformer -----------------------------------------------------------------------------------------------------
@@ -147,7 +168,31 @@ def noise_for(captions: set[str]) -> dict[str, np.ndarray]:
 
 def test_held_out_clips_are_not_trained_on(workplace: Path) -> None:
     held_out = reader.load_clips(transformer.CLIPS, workplace / "model" / "vae", held_out=True)
-    assert (len(load(workplace).described), len(held_out.described)) == (2, 1)
+    assert (len(load(workplace).described), len(held_out.described)) == (5, 1)
+
+
+def test_a_moving_camera_brings_takes_by_the_others(workplace: Path) -> None:
+    clips = load(workplace)
+    assert [one.spec.camera for one in clips.described] == ["still", "pan left", "still", "pan right", "push in"]
+    assert len(clips.latents) == len(clips.stills) == 5
+    away = [float((clips.latents[k] - clips.latents[1]).float().square().mean()) for k in range(2, 5)]
+    assert min(away) > 0.01 * float(clips.latents[1].float().square().mean())
+
+
+def test_a_clip_is_redrawn_once_and_stays_the_clip(tmp_path: Path) -> None:
+    """By the committed weights, in a picture much smaller than theirs."""
+    render.render_clip(1, AutoencoderDiorama.from_pretrained("models/diorama/vae"), tmp_path, SIZE)
+    redrawer = redraw.Redrawer(Path("models/diorama"))
+    redraw.redraw(tmp_path / "00001.npz", redrawer, tmp_path)
+    drawn = np.load(tmp_path / "00001.npy")
+    with np.load(tmp_path / "00001.npz") as clip:
+        rendered = clip["frames64"]
+    assert drawn.shape == rendered.shape == (61, 64, 64, 3)
+    assert drawn.dtype == np.uint8
+    assert 0.6 < np.corrcoef(drawn.ravel(), rendered.ravel())[0, 1] < 0.999
+    before = (tmp_path / "00001.npy").stat().st_mtime_ns
+    redraw.redraw(tmp_path / "00001.npz", redrawer, tmp_path)
+    assert (tmp_path / "00001.npy").stat().st_mtime_ns == before
 
 
 def test_windows_begin_with_a_still_frame(workplace: Path) -> None:
@@ -254,14 +299,17 @@ def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path
     assert first == [
         ("training.autoencoder", "fit"),
         ("training.render", "--clips"),
+        ("training.camera",),
         ("training.transformer", "train"),
         ("training.transformer", "train"),
         ("training.autoencoder", "train"),
+        ("training.transformer", "export"),
+        ("training.redraw", "--clips"),
         ("training.sound", "--minutes"),
     ]
     ran[:] = [("training.sound",)]
     assert command.run(plan(), command.Done(tmp_path)) == 0
-    assert [part[:2] for part in ran[1:]] == [("training.sound", "--minutes"), ("training.transformer", "export")]
+    assert [part[:2] for part in ran[1:]] == [("training.sound", "--minutes")]
     ran.clear()
     assert command.run(plan(), command.Done(tmp_path)) == 0
     assert ran == []
@@ -297,9 +345,9 @@ def test_hours_are_shared_out_and_a_stage_can_have_its_own(
 def test_few_clips_make_every_stage_small(ran: list[tuple[str, ...]], tmp_path: Path) -> None:
     command.run(replace(plan(), clips=63), command.Done(tmp_path))
     amounts = [part[part.index("--clips") + 1] for part in ran if "--clips" in part]
-    assert amounts == ["3", "63", "63", "63"], "of each family to fit, to render, for the decoder, for the sound"
+    assert amounts == ["3", "63", "63", "63", "63"], "of each family to fit, to render, for the decoder, for the sound"
     full = [part for stage in command.stages(replace(plan(), clips=2400)) for part in stage.command]
-    assert [full[k + 1] for k, part in enumerate(full) if part == "--clips"] == ["10", "2400", "280", "2400"]
+    assert [full[k + 1] for k, part in enumerate(full) if part == "--clips"] == ["10", "2400", "280", "1000", "2400"]
 
 
 def test_a_training_that_is_stopped_takes_its_stage_along_and_lets_no_second_one_begin(tmp_path: Path) -> None:

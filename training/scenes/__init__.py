@@ -1,6 +1,7 @@
 """Rendered scenes with physically matched sound: the training data of Diorama. One module a family.
 
-``FAMILIES`` names the modules, ``sample_spec`` draws a valid description, ``render`` makes its clip.
+``FAMILIES`` names the modules, ``sample_spec`` draws a valid description, ``render`` makes its clip, and
+``render_takes`` what each camera makes of one scene.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from libs.families.diorama.camera import Camera
 from training.scenes import (
     aurora,
     balloon,
@@ -156,13 +158,23 @@ def render(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256
         raise ValueError(f"unknown family {spec.family!r}: use one of {', '.join(FAMILIES)}")
     canvas = Canvas(num_frames, fps, size, np.random.default_rng([spec.seed, zlib.crc32(spec.family.encode())]))
     if spec.camera != "still":
-        scene = render(replace(spec, camera="still"), num_frames, fps, camera.large(size))
-        return camera.move(scene, spec, canvas)
+        return camera.move(_large(spec, num_frames, fps, size), spec, canvas)
     if spec.background is None:
         return FAMILIES[spec.family].render(spec, canvas)
     if (spec.family, spec.background) not in PAIRS:
         raise ValueError(f"{spec.family!r} cannot stand before {spec.background!r}: use one of {PAIRS}")
     return FOREGROUNDS[spec.family].render(spec, canvas, background=render(behind(spec), num_frames, fps, size))
+
+
+def render_takes(spec: SceneSpec, num_frames: int = 61, fps: int = 12, size: int = 256) -> dict[Camera, Clip]:
+    """The scene of ``spec`` by every camera of `camera.TAKES`; if its own moves, `render` makes that take."""
+    canvas = Canvas(num_frames, fps, size, np.random.default_rng(spec.seed))
+    large = _large(spec, num_frames, fps, size)
+    return {take: camera.move(large, replace(spec, camera=take), canvas) for take in camera.TAKES}
+
+
+def _large(spec: SceneSpec, num_frames: int, fps: int, size: int) -> Clip:
+    return render(replace(spec, camera="still"), num_frames, fps, camera.large(size))
 
 
 def behind(spec: SceneSpec) -> SceneSpec:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage, signal
 
+from libs.families.diorama.camera import Camera
+
 SAMPLE_RATE = 48_000
 """Sound is stereo at 48 kHz everywhere."""
 
@@ -28,7 +30,6 @@ TimeOfDay = Literal["day", "sunset", "night"]
 Distance = Literal["near", "far"]
 Side = Literal["left", "centre", "right"]
 Strength = Literal["weak", "strong"]
-Camera = Literal["still", "pan left", "pan right", "push in"]
 
 SIDE_POSITION: dict[str, float] = {"left": 0.25, "centre": 0.5, "right": 0.75}
 """Where the main source stands, as a share of the picture's width."""

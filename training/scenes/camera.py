@@ -1,5 +1,7 @@
 """A camera that pans or moves closer, before any scene: a window that wanders over a picture rendered larger.
 
+One large picture gives a take by each camera: takes of one scene differ in what the camera does and in nothing else.
+
 The scene is rendered `OVERSCAN` times as large, so that the window is about as sharp as a still picture. What stands at
 x in the large picture is seen at (x - left) / width of the window, and heard there too: constant-power panning turns
 with the window, and a source twice as near is twice as loud.
@@ -12,21 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from training.scenes.base import SIDE_POSITION, Camera, Canvas, Clip, Field, SceneSpec, limit
+from libs.families.diorama.camera import CAMERAS, FPS, PAN_WIDTH, Camera, Windows, windows
+from training.scenes.base import SIDE_POSITION, Canvas, Clip, Field, SceneSpec, limit
 
-MOVES: tuple[Camera, ...] = ("pan left", "pan right", "push in")
-
-OVERSCAN = 1.25
-PAN_WIDTH = 1 / OVERSCAN
-"""Width of a panning window in the large picture."""
-PAN_WAY = 0.16
-"""How far it moves, in the large picture: a fifth of what is seen."""
-PAN_TOP = 0.11
-MOST_ZOOM = 1.35
-ZOOM_HEIGHT = 0.6
-"""y that a camera moves towards; across, it moves towards the scene's source."""
-SECONDS = 5.0
-"""Duration of a whole move; in a shorter clip a part of it is seen, a longer one takes its own duration for it."""
+TAKES: tuple[Camera, ...] = CAMERAS
+"""Of a large picture. Its still one stands in the middle, as near as a panning one."""
+MOVES: tuple[Camera, ...] = tuple(take for take in TAKES if take != "still")
+OVERSCAN = 1 / PAN_WIDTH
 
 
 @dataclass(frozen=True)
@@ -58,18 +52,17 @@ def move(clip: Clip, spec: SceneSpec, canvas: Canvas) -> Clip:
 
 
 def window_of(spec: SceneSpec, canvas: Canvas) -> Window:
-    """Where the window is in each frame; a source stays in the third of the picture that it stands in."""
-    seconds = canvas.num_frames / canvas.fps
-    gone = canvas.seconds / max(seconds, SECONDS)
-    source = SIDE_POSITION[spec.side]
-    if spec.camera == "push in":
-        width = MOST_ZOOM**-gone
-        return Window(source * (1 - width), ZOOM_HEIGHT * (1 - width), width)
-    gone = gone + max(0.0, 1 - seconds / SECONDS) / 2
-    room = 1 - PAN_WIDTH - PAN_WAY
-    first = room * (source - SIDE_POSITION["left"]) / (SIDE_POSITION["right"] - SIDE_POSITION["left"])
-    left = first + PAN_WAY * (gone if spec.camera == "pan right" else 1 - gone)
-    return Window(left, np.full_like(left, PAN_TOP), np.full_like(left, PAN_WIDTH))
+    """Where the window of a take is in each frame; a source stays in the third of the picture that it stands in."""
+    return Window(*seen_of(spec, canvas.num_frames, canvas.fps).T)
+
+
+def seen_of(spec: SceneSpec, num_frames: int, fps: float = FPS, *, take: bool = True) -> Windows:
+    """The same as (T, 3). Without ``take`` a still camera sees all of the scene, as it does alone."""
+    place = SIDE_POSITION[spec.side]
+    if spec.camera != "still" or not take:
+        return windows(spec.camera, num_frames, place, fps)
+    pans = [windows(pan, num_frames, place, fps) for pan in MOVES if pan.startswith("pan")]
+    return np.asarray(np.mean(pans, axis=0))
 
 
 def _cut(frames: Field, window: Window, size: int) -> Field:

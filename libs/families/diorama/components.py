@@ -12,6 +12,7 @@ from torch import nn
 
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.camera import CameraReader
 from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.modular import Module
 from libs.families.quiet import quieten
@@ -31,6 +32,7 @@ def load_for_encode(model_dir: Path) -> dict[str, Any]:
     return {
         "tokenizer": AutoTokenizer.from_pretrained(text, local_files_only=True),
         "text_encoder": AutoModel.from_pretrained(text, local_files_only=True, dtype=torch.float32).eval(),
+        "camera": _frozen(CameraReader, model_dir, "camera"),
         "vae": _load_vae(model_dir),
     }
 

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libs.errors import FailedPrecondition
+from libs.families.diorama.camera import CAMERAS
 from libs.families.diorama.encoding import MOST_TOKENS
 
 __all__ = ["check_conditioning", "check_latents"]
 
 _TEXT_NAMES = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 _FIRST_FRAME = "first_frame_latents"
+_CAMERA = "camera"
+"""May be missing: in what an encoder of the version before wrote."""
 
 
 def check_conditioning(
@@ -27,6 +30,10 @@ def check_conditioning(
         vae = components["vae"]
         ratio = vae.spatial_compression_ratio
         _expect(conditioning, _FIRST_FRAME, (1, vae.config.latent_channels, 1, height // ratio, width // ratio))
+    if _CAMERA in conditioning:
+        _expect(conditioning, _CAMERA, (1,))
+        if not 0 <= int(conditioning[_CAMERA][0]) < len(CAMERAS):
+            raise _unfitting(_CAMERA, f"is {conditioning[_CAMERA][0]}, this family knows 0 to {len(CAMERAS) - 1}")
     for name, tensor in conditioning.items():
         if not np.isfinite(tensor).all():
             raise _unfitting(name, "holds values that are not finite")
@@ -54,7 +61,7 @@ def _check_names(conditioning: Mapping[str, NDArray[Any]]) -> None:
         if name not in conditioning:
             raise _unfitting(name, "is missing")
     for name in conditioning:
-        if name not in (*_TEXT_NAMES, _FIRST_FRAME):
+        if name not in (*_TEXT_NAMES, _FIRST_FRAME, _CAMERA):
             raise _unfitting(name, "is not known to family diorama")
 
 
@@ -67,7 +74,7 @@ def _check_text(conditioning: Mapping[str, NDArray[Any]], channels: int) -> None
 
 
 def _expect(conditioning: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> None:
-    tensor, kind = conditioning[name], "int64" if name.endswith("mask") else "float32"
+    tensor, kind = conditioning[name], "int64" if name.endswith(("mask", _CAMERA)) else "float32"
     if (tensor.shape, tensor.dtype.name) != (shape, kind):
         raise _unfitting(name, f"is {tensor.dtype.name} {tensor.shape}, this video needs {kind} {shape}")
 

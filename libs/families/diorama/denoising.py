@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.camera import CAMERAS, latent_windows, windows
 from libs.families.diorama.positions import position_channels
 from libs.families.events import StepBegins, StepEnds
 from libs.families.modular import (
@@ -69,6 +70,7 @@ class DioramaPrepareStep(ModularPipelineBlocks):
             InputParam("negative_prompt_embeds", required=True, type_hint=Tensor),
             InputParam("negative_prompt_attention_mask", required=True, type_hint=Tensor),
             InputParam("first_frame_latents", type_hint=Tensor),
+            InputParam("camera", type_hint=Tensor, description="(1,) int64: a number of `CAMERAS`; still by default"),
             InputParam("width", required=True, type_hint=int),
             InputParam("height", required=True, type_hint=int),
             InputParam("num_frames", required=True, type_hint=int, description="of the form 1 + 4 k"),
@@ -91,7 +93,9 @@ class DioramaPrepareStep(ModularPipelineBlocks):
         shape = _latent_shape(components.vae, block_state.num_frames, block_state.height, block_state.width)
         block_state.dtype = torch.float32
         block_state.latents = torch.randn(shape, generator=block_state.generator, dtype=torch.float32)
-        block_state.image_condition_latents = _image_condition(shape, block_state.first_frame_latents)
+        camera = CAMERAS[0 if block_state.camera is None else int(block_state.camera)]
+        seen = torch.from_numpy(latent_windows(windows(camera, block_state.num_frames)))
+        block_state.image_condition_latents = _image_condition(shape, block_state.first_frame_latents, seen)
         block_state.encoder_hidden_states = _rows(block_state, "prompt_embeds")
         block_state.encoder_attention_mask = _rows(block_state, "prompt_attention_mask")
         self.set_block_state(state, block_state)
@@ -223,15 +227,15 @@ def _latent_shape(vae: Module, num_frames: int, height: int, width: int) -> tupl
     )
 
 
-def _image_condition(shape: tuple[int, int, int, int, int], first: Tensor | None) -> Tensor:
+def _image_condition(shape: tuple[int, int, int, int, int], first: Tensor | None, seen: Tensor) -> Tensor:
     """(1, 1 + C + 13, F, h, w): a mask and the first frame's latents, both 0 except at latent frame 0 of
-    image-to-video, and the positions."""
-    batch, channels, *rest = shape
-    condition = torch.zeros((batch, 1 + channels, *rest))
+    image-to-video, and the positions; ``seen`` (F, 3) is what the frames show of the scene."""
+    batch, channels, frames, height, width = shape
+    condition = torch.zeros(batch, 1 + channels, frames, height, width)
     if first is not None:
         condition[:, :1, :1] = 1.0
         condition[:, 1:, :1] = first
-    return torch.cat([condition, position_channels(*rest)[None]], dim=1)
+    return torch.cat([condition, position_channels(frames, height, width, seen)[None]], dim=1)
 
 
 def _rows(block_state: BlockState, name: str) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import BertModel, BertTokenizer
 
 from libs.families.diorama.autoencoder import AutoencoderDiorama
+from libs.families.diorama.camera import CameraReader
 from libs.families.first_frame import fit_image
 from libs.families.modular import (
     Components,
@@ -26,7 +27,8 @@ MOST_TOKENS = 128
 
 
 class DioramaTextEncoderStep(ModularPipelineBlocks):
-    """Embeds the prompt and the negative prompt, each on its own, then pads both with zeros to one length.
+    """Embeds the prompt and the negative prompt, each on its own, then pads both with zeros to one length; and reads
+    from the prompt how the camera moves.
 
     Each on its own, so that the embedding of a prompt does not depend, not even in its last bits, on the length of the
     other.
@@ -42,7 +44,11 @@ class DioramaTextEncoderStep(ModularPipelineBlocks):
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
-        return [ComponentSpec("text_encoder", BertModel), ComponentSpec("tokenizer", BertTokenizer)]
+        return [
+            ComponentSpec("text_encoder", BertModel),
+            ComponentSpec("tokenizer", BertTokenizer),
+            ComponentSpec("camera", CameraReader),
+        ]
 
     @property
     def inputs(self) -> list[InputParam]:
@@ -55,6 +61,7 @@ class DioramaTextEncoderStep(ModularPipelineBlocks):
             OutputParam("prompt_attention_mask", type_hint=Tensor, description="(1, L) int64"),
             OutputParam("negative_prompt_embeds", type_hint=Tensor, description="(1, L, 384) float32"),
             OutputParam("negative_prompt_attention_mask", type_hint=Tensor, description="(1, L) int64"),
+            OutputParam("camera", type_hint=Tensor, description="(1,) int64: a number of `CAMERAS`"),
         ]
 
     def __call__(self, components: Components, state: PipelineState) -> tuple[Components, PipelineState]:
@@ -64,6 +71,8 @@ class DioramaTextEncoderStep(ModularPipelineBlocks):
         length = max(len(row) for row in rows)
         block_state.prompt_embeds, block_state.prompt_attention_mask = _padded(rows[0], length)
         block_state.negative_prompt_embeds, block_state.negative_prompt_attention_mask = _padded(rows[1], length)
+        prompt = rows[0][None]
+        block_state.camera = components.camera(prompt, torch.ones(prompt.shape[:2])).argmax(dim=1)
         self.set_block_state(state, block_state)
         return components, state
 

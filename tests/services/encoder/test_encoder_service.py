@@ -43,6 +43,7 @@ async def test_text_becomes_conditioning_below_the_attempt_s_prefix(service: Ser
     assert result.conditioning.uri.endswith("/acme/v1/encode/a1/conditioning.safetensors")
     assert result.conditioning.media_type == "application/vnd.safetensors"
     assert sorted(tensors) == [
+        "camera",
         "negative_prompt_attention_mask",
         "negative_prompt_embeds",
         "prompt_attention_mask",
