@@ -28,6 +28,7 @@ DTYPES = ["float32", "bfloat16", "float16", FLOAT8]
 @click.option("--threads", default=0, help="python: CPU threads of each; 0: every core.")
 @click.option("--merge/--no-merge", default=False, help="python: run requests that wait together as one batch.")
 @click.option("--compile", "compiled", is_flag=True, help="python: with torch.compile.")
+@click.option("--loras-kept", default=2, help="python: networks with a LoRA in memory, in each instance, beside it.")
 @click.option("--export-only", is_flag=True, help="tensorrt: all but the engine; needs no GPU.")
 @click.option("--check", is_flag=True, help="tensorrt: only see whether the engines there are for this machine.")
 def main(
@@ -41,6 +42,7 @@ def main(
     threads: int,
     merge: bool,
     compiled: bool,
+    loras_kept: int,
     export_only: bool,
     check: bool,
 ) -> None:
@@ -54,7 +56,9 @@ def main(
         if backend == "python" and dtype == FLOAT8:
             raise click.UsageError("float8 is for --backend tensorrt")
         if backend == "python":
-            options = PythonOptions(Instances(instances, device), threads, dtype or "float32", merge, compiled)
+            options = PythonOptions(
+                Instances(instances, device), threads, dtype or "float32", merge, compiled, loras_kept=loras_kept
+            )
             folders = build_python(model, repository, options, networks)
         else:
             folders = build_tensorrt(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.triton.config import Instances, model_config, to_text
+from deploy.triton.config import Instances, add_lora_inputs, model_config, to_text
 from deploy.triton.repository import emptied, read_card, read_config
 from libs.catalog import ModelCard
 from libs.families.networks import NETWORKS, Network, network_named
@@ -33,6 +33,8 @@ class PythonOptions:
     """Requests that wait together run as one batch. Their last bits may then depend on each other's company."""
     compile: bool = False
     """By `torch.compile`."""
+    loras_kept: int = 2
+    """Twins with a LoRA in memory at most, in each instance. Each may need nearly as much as the network."""
     source: Path = SOURCE
     """Where the server finds this code."""
 
@@ -59,10 +61,13 @@ def _build(card: ModelCard, name: str, network: Network, repository: Path, optio
         "dtype": options.dtype,
         "merge": "true" if options.merge else "false",
         "compile": "true" if options.compile else "false",
+        "loras_kept": str(options.loras_kept),
     }
     config = read_config(card, network)
     written = model_config(card, name, network, config, instances=options.instances, probe=PROBE, parameters=parameters)
     written.backend = "python"
+    if network.lora is not None:
+        add_lora_inputs(written)
     folder = emptied(repository / written.name)
     (folder / "config.pbtxt").write_text(to_text(written), encoding="utf-8")
     shutil.copy(MODEL_FILE, folder / "1" / "model.py")

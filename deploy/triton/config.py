@@ -11,9 +11,10 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
 from libs.catalog import ModelCard
+from libs.families.lora_inputs import ROW_BYTES
 from libs.families.networks import Dim, FromConfig, Network, TensorSpec, shape_of
 
-__all__ = ["MAX_ROWS", "Instances", "model_config", "to_text"]
+__all__ = ["MAX_ROWS", "Instances", "add_lora_inputs", "model_config", "to_text"]
 
 MAX_ROWS = 8
 """Of one batch: with guidance a step of one video has two."""
@@ -60,6 +61,12 @@ def model_config(
     for key, value in {**parameters, "probe": json.dumps(_shapes(network, config, *probe))}.items():
         made.parameters[key].string_value = value
     return made
+
+
+def add_lora_inputs(made: ModelConfig) -> None:
+    """For a backend that can change weights. Of another one Triton refuses calls with these inputs."""
+    for name, length in ROW_BYTES.items():
+        made.input.add(name=name, data_type=DataType.Value("TYPE_UINT8"), dims=[length or -1], optional=True)
 
 
 def to_text(config: ModelConfig) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    from libs.families.served import Answer
 
 Request: TypeAlias = Any
 """`pb_utils.InferenceRequest`; the module has no types."""
@@ -37,31 +40,18 @@ class TritonPythonModel:
             device=device,
             dtype=parameters["dtype"],
             compiled=parameters["compile"] == "true",
+            loras_kept=int(parameters["loras_kept"]),
         )
 
     def execute(self, requests: list[Request]) -> list[Response]:
         """One response a request, in order. A request that was cancelled while it waited is not run."""
         waiting = [request for request in requests if not request.is_cancelled()]
-        answers = iter(self._together(waiting) if self._merge else [self._one(request) for request in waiting])
+        answers = iter(self._network.answers([_inputs(request) for request in waiting], merge=self._merge))
         cancelled = pb_utils.TritonError("cancelled while it waited", pb_utils.TritonError.CANCELLED)
         return [
-            next(answers) if request in waiting else pb_utils.InferenceResponse(error=cancelled) for request in requests
+            _response(next(answers)) if request in waiting else pb_utils.InferenceResponse(error=cancelled)
+            for request in requests
         ]
-
-    def _one(self, request: Request) -> Response:
-        return _response(self._network(_inputs(request)))
-
-    def _together(self, requests: list[Request]) -> list[Response]:
-        """In one batch: Triton gives only requests of equal shapes together."""
-        import torch
-
-        given = [_inputs(request) for request in requests]
-        if not given:
-            return []
-        rows = [len(next(iter(inputs.values()))) for inputs in given]
-        outputs = self._network({name: torch.cat([inputs[name] for inputs in given]) for name in given[0]})
-        parts = {name: torch.split(output, rows) for name, output in outputs.items()}
-        return [_response({name: part[index] for name, part in parts.items()}) for index in range(len(requests))]
 
 
 def _inputs(request: Request) -> dict[str, Any]:
@@ -70,6 +60,11 @@ def _inputs(request: Request) -> dict[str, Any]:
     return {tensor.name(): from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
 
 
-def _response(outputs: dict[str, Any]) -> Response:
-    tensors = [pb_utils.Tensor.from_dlpack(name, tensor.contiguous()) for name, tensor in outputs.items()]
+def _response(answer: Answer) -> Response:
+    from libs.errors import FailedPrecondition
+    from libs.errors.carried import to_text
+
+    if isinstance(answer, FailedPrecondition):
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(to_text(answer), pb_utils.TritonError.INVALID_ARG))
+    tensors = [pb_utils.Tensor.from_dlpack(name, tensor.contiguous()) for name, tensor in answer.items()]
     return pb_utils.InferenceResponse(output_tensors=tensors)

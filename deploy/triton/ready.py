@@ -38,7 +38,7 @@ def answers_inference(address: str, *, timeout_seconds: float = CALL_SECONDS) ->
 
 def _zeros(config: model_config_pb2.ModelConfig) -> list[InferInput]:
     shapes: dict[str, list[int]] = json.loads(config.parameters["probe"].string_value)
-    return [_zero(tensor, [1, *shapes[tensor.name]]) for tensor in config.input]
+    return [_zero(tensor, [1, *shapes[tensor.name]]) for tensor in config.input if not tensor.optional]
 
 
 def _zero(tensor: Any, shape: list[int]) -> InferInput:  # noqa: ANN401  # a message of stubs that have no types

@@ -175,6 +175,7 @@ HUNYUAN = {
     "transformer": Network(
         subfolder="transformer",
         load=partial(load_model, HunyuanVideo15Transformer3DModel, subfolder="transformer"),
+        lora=dict,
         forward=_forward,
         inputs=(
             TensorSpec("hidden_states", "float32", (FromConfig("in_channels"), *LATENT)),

@@ -105,7 +105,8 @@ def fused(model: nn.Module, layers: Mapping[str, Layer], scale: float) -> nn.Mod
         if layer.bias is not None:
             if module.bias is None or module.bias.shape != layer.bias.shape:
                 raise _unfitting(name, "has another bias in the model, or none")
-            module.bias = _frozen(name, module.bias, layer.bias.float(), scale * layer.scale)
+            bias = layer.bias.to(module.bias.device).float()
+            module.bias = _frozen(name, module.bias, bias, scale * layer.scale)
     return twin
 
 
@@ -166,7 +167,7 @@ def _alpha(name: str, settings: Mapping[str, Any], rank: int) -> float:
 
 def _change(name: str, layer: Layer, weight: Tensor) -> Tensor:
     """up @ down, float32, in the shape of ``weight``."""
-    up, down = layer.up.flatten(1), layer.down.flatten(1)
+    up, down = (factor.flatten(1).to(weight.device) for factor in (layer.up, layer.down))
     fits = (len(up), *layer.down.shape[1:]) == tuple(weight.shape) and up.shape[1] == len(down)
     if not fits:
         shapes = f"{tuple(layer.up.shape)} and {tuple(layer.down.shape)}"

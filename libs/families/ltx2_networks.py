@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+from diffusers.loaders.lora_pipeline import LTX2LoraLoaderMixin
 from diffusers.models.transformers import transformer_ltx2
 from diffusers.models.transformers.transformer_ltx2 import LTX2AudioVideoRotaryPosEmbed
 from torch import Tensor, nn
@@ -116,6 +117,7 @@ LTX2 = {
     "transformer": Network(
         subfolder="transformer",
         load=partial(load_model, LTX2VideoTransformer3DModel, subfolder="transformer"),
+        lora=LTX2LoraLoaderMixin.lora_state_dict,
         forward=_forward,
         inputs=(
             TensorSpec("hidden_states", "float32", ("video_tokens", FromConfig("in_channels"))),

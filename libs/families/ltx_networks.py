@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+from diffusers.loaders.lora_pipeline import LTXVideoLoraLoaderMixin
 from torch import Tensor, nn
 
 from libs.families.loading import load_model
@@ -106,6 +107,7 @@ LTX = {
     "transformer": Network(
         subfolder="transformer",
         load=partial(load_model, LTXVideoTransformer3DModel, subfolder="transformer"),
+        lora=LTXVideoLoraLoaderMixin.lora_state_dict,
         forward=_forward,
         inputs=(
             TensorSpec("hidden_states", "float32", ("video_tokens", FromConfig("in_channels"))),

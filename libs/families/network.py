@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from libs.families.lora import ConvertLora
 from libs.families.modular import Module
 from libs.families.windows import Margin
 
@@ -69,6 +70,9 @@ class Network:
     outputs: tuple[TensorSpec, ...]
     sizes: Callable[[int, int, int], dict[str, int]]
     """(width, height, number of frames to show) -> the dimensions that follow from them."""
+    lora: ConvertLora | None = None
+    """Of a transformer: names of a LoRA's tensors, whoever wrote it, to those of the family's transformers; diffusers'
+    own conversion, where it has one."""
     keeps_float32: bool = False
     """Works in float32 whatever type is asked for: its parts do not take another."""
     margin: Callable[[Mapping[str, Any]], Margin | None] = lambda _: (0, 0)

@@ -14,11 +14,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from diffusers.loaders.lora_pipeline import SanaLoraLoaderMixin
 from torch import Tensor, nn
 
 from libs.errors import FailedPrecondition
 from libs.families.diorama import components as diorama
 from libs.families.hunyuan_networks import HUNYUAN
+from libs.families.lora import Layer, by_transformer, read_lora
 from libs.families.ltx2_networks import LTX2
 from libs.families.ltx_networks import LTX
 from libs.families.modular import Module
@@ -36,6 +38,7 @@ __all__ = [
     "TensorSpec",
     "bind",
     "cast",
+    "lora_layers",
     "network_named",
     "rounded",
     "shape_of",
@@ -85,6 +88,7 @@ def _diorama_expert(name: str) -> Network:
     return Network(
         subfolder=name,
         load=partial(diorama.load_transformer, name=name),
+        lora=SanaLoraLoaderMixin.lora_state_dict,
         forward=_diorama_transformer,
         inputs=(
             TensorSpec("hidden_states", "float32", (FromConfig("in_channels"), *_LATENT)),
@@ -125,6 +129,17 @@ NETWORKS: dict[str, dict[str, Network]] = {
     "ltx2": LTX2,
     "hunyuan15": HUNYUAN,
 }
+
+
+def lora_layers(family: str, data: bytes) -> dict[str, dict[str, Layer]]:
+    """What the LoRA in the safetensors file ``data`` changes: layers, by their names, of transformers, by theirs.
+
+    Raises FailedPrecondition LORA_UNUSABLE or LORA_UNFITTING.
+    """
+    convert = network_named(family, "transformer").lora
+    assert convert is not None
+    layers = read_lora(data, convert)
+    return by_transformer(layers, [name for name, network in NETWORKS[family].items() if network.lora is not None])
 
 
 def network_named(family: str, name: str) -> Network:

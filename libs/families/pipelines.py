@@ -7,7 +7,7 @@ pipeline around the shared weights (milliseconds), because schedulers keep the s
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,8 @@ from libs.families.colours import Colours
 from libs.families.diorama.denoising import to_uint8
 from libs.families.guidance import BatchedGuidance, RowsTransformer
 from libs.families.loading import Lazy, LazyModel
-from libs.families.lora import by_transformer, fused, read_lora
+from libs.families.lora import fused
+from libs.families.lora_inputs import LoraName, NamedLora
 from libs.families.modular import (
     Components,
     LoopSequentialPipelineBlocks,
@@ -29,7 +30,7 @@ from libs.families.modular import (
     Module,
     SchedulerMixin,
 )
-from libs.families.networks import network_named, rounded, zeros
+from libs.families.networks import lora_layers, network_named, rounded, zeros
 from libs.families.remote import RemoteTransformer
 from libs.families.step import LoopState, OnStep
 from libs.families.step_cache import StepCache
@@ -150,9 +151,21 @@ class DenoisePipeline:
         """
         twin = copy.copy(self)
         twin._components = dict(self._components)
-        for name, layers in by_transformer(read_lora(data, self._family.lora), self._family.transformers).items():
+        for name, layers in lora_layers(self._family_name, data).items():
             twin._components[name] = RowsTransformer(fused(self.transformer(name), layers, scale))
             twin._components[name].dtype = self._components[name].dtype
+        return twin
+
+    def naming_lora(self, sha256: str, scale: float, size_bytes: int, read: Callable[[], bytes]) -> DenoisePipeline:
+        """The same for transformers elsewhere: calls name the LoRA, and raise what is wrong with it.
+
+        ``read`` gives the file; called, from any thread, whenever one of those that run them does not know it.
+        """
+        lora = NamedLora(LoraName(sha256, scale, size_bytes), read)
+        twin = copy.copy(self)
+        twin._components = dict(self._components)
+        for name in self._family.transformers:
+            twin._components[name] = RowsTransformer(self._components[name].inner.with_lora(lora))
         return twin
 
     def transformer(self, name: str) -> nn.Module:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from diffusers.configuration_utils import FrozenDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from libs.errors import FailedPrecondition
+from libs.families.lora_inputs import NamedLora, file_inputs, name_inputs
 from libs.families.networks import Linear, Network, TensorSpec, bind, network_named, shape_of, zeros
 from libs.families.windows import windows
 
@@ -32,9 +35,14 @@ class Infer(Protocol):
         name: str,
         inputs: Mapping[str, NDArray[Any]],
         outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+        more: Callable[[], Mapping[str, NDArray[Any]]] | None = None,
         /,
     ) -> dict[str, NDArray[Any]]:
-        """``name``: ``<model>_<network>``. ``outputs``: what will come back, shapes and types."""
+        """``name``: ``<model>_<network>``. ``outputs``: what will come back, shapes and types.
+
+        ``more``: further inputs, for the case that the network asks for them (`MORE_WANTED`). One that it has not is
+        refused, TRITON_INPUT_UNKNOWN.
+        """
         ...
 
 
@@ -45,6 +53,7 @@ class RemoteNetwork:
         self._network: Network = network_named(family, name)
         self._name = f"{model_dir.name}_{name}"
         self._infer = infer
+        self._lora: NamedLora | None = None
         config = json.loads((model_dir / self._network.subfolder / "config.json").read_text())
         self.config: Mapping[str, Any] = FrozenDict({k: v for k, v in config.items() if not k.startswith("_")})  # type: ignore[no-untyped-call]
 
@@ -57,8 +66,33 @@ class RemoteNetwork:
             spec.name: ((rows, *shape_of(spec, names, self.config)), np.dtype(spec.dtype))
             for spec in self._network.outputs
         }
-        outputs = self._infer(self._name, inputs, expected)
+        outputs = self._outputs(inputs, expected, rows)
         return {name: torch.from_numpy(outputs[name]) for name in expected}
+
+    def with_lora(self, lora: NamedLora) -> RemoteNetwork:
+        """The same network. Its calls name the LoRA, and raise what is wrong with it, or LORA_ON_TRITON."""
+        twin = copy.copy(self)
+        twin._lora = lora
+        return twin
+
+    def _outputs(
+        self, inputs: Mapping[str, NDArray[Any]], expected: Mapping[str, Any], rows: int
+    ) -> dict[str, NDArray[Any]]:
+        lora = self._lora
+        if lora is None:
+            return self._infer(self._name, inputs, expected)
+        named = {**inputs, **name_inputs(lora, rows)}
+        try:
+            return self._infer(self._name, named, expected, lambda: file_inputs(lora, rows))
+        except FailedPrecondition as error:
+            if error.reason != "TRITON_INPUT_UNKNOWN":
+                raise
+            raise FailedPrecondition(
+                f"{self._name} on Triton takes no LoRA, as no engine of TensorRT does: leave the LoRA out, or write "
+                "Triton's repository (anew) with `python -m deploy.triton.build --backend python`",
+                reason="LORA_ON_TRITON",
+                network=self._name,
+            ) from error
 
     def probe(self, width: int, height: int, num_frames: int) -> None:
         """One real inference, of zeros for a picture of this size: that it can be done is all it tells."""
@@ -78,6 +112,12 @@ class RemoteTransformer(nn.Module):
         self.remote = RemoteNetwork(model_dir, family, name, infer)
         self.config = self.remote.config
         self._network = network_named(family, name)
+
+    def with_lora(self, lora: NamedLora) -> RemoteTransformer:
+        """The same one; its calls name the LoRA."""
+        twin = copy.copy(self)
+        twin.remote = self.remote.with_lora(lora)
+        return twin
 
     def forward(self, return_dict: bool = True, **inputs: Any) -> Any:  # noqa: ANN401  # diffusers' signature
         outputs = self.remote(self._network.adapt(inputs, self.config))

@@ -11,12 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders.lora_pipeline import (
-    LTX2LoraLoaderMixin,
-    LTXVideoLoraLoaderMixin,
-    SanaLoraLoaderMixin,
-    WanLoraLoaderMixin,
-)
 from torch import nn
 
 from libs.errors import FailedPrecondition
@@ -26,7 +20,6 @@ from libs.families.diorama import components as diorama_components
 from libs.families.diorama.conditioning import check_conditioning as check_diorama_conditioning
 from libs.families.diorama.conditioning import check_latents as check_diorama_latents
 from libs.families.exchange import CheckConditioning, CheckLatents, conditioning_of, latents_of
-from libs.families.lora import ConvertLora
 from libs.families.modular import SequentialPipelineBlocks
 from libs.families.sounding import JointSound, SoundPipeline
 
@@ -53,8 +46,6 @@ class Family:
 
     ``transformer``, and ``transformer_2`` where another one takes over when little noise is left.
     """
-    lora: ConvertLora
-    """Names of a LoRA's tensors, whoever wrote it, to those of the transformers: diffusers' own, where it has one."""
     decode: StageBlocks
     check_conditioning: CheckConditioning
     check_latents: CheckLatents
@@ -100,7 +91,6 @@ FAMILIES: dict[str, Family] = {
         transformers={
             name: partial(diorama_components.load_transformer, name=name) for name in ("transformer", "transformer_2")
         },
-        lora=SanaLoraLoaderMixin.lora_state_dict,
         decode=StageBlocks(
             blocks=diorama_blocks.DioramaDecodeBlocks,
             load=diorama_components.load_for_decode,
@@ -116,7 +106,6 @@ FAMILIES: dict[str, Family] = {
         encode=StageBlocks(ltx.LTXEncodeBlocks, ltx.load_for_encode, LTX_TEXT + LTX_IMAGE),
         denoise=StageBlocks(ltx.LTXDenoiseBlocks, ltx.load_for_denoise, ("latents", "decode_noise")),
         transformers={"transformer": ltx.load_transformer},
-        lora=LTXVideoLoraLoaderMixin.lora_state_dict,
         decode=StageBlocks(ltx.LTXDecodeBlocks, ltx.load_for_decode, ("video_chunks",)),
         check_conditioning=conditioning_of(*LTX_TEXT, image=LTX_IMAGE),
         check_latents=latents_of(8, "decode_noise"),
@@ -128,7 +117,6 @@ FAMILIES: dict[str, Family] = {
         encode=StageBlocks(hunyuan.HunyuanEncodeBlocks, hunyuan.load_for_encode, HUNYUAN_TEXT + HUNYUAN_IMAGE),
         denoise=StageBlocks(hunyuan.HunyuanDenoiseBlocks, hunyuan.load_for_denoise, ("latents",)),
         transformers={"transformer": hunyuan.load_transformer},
-        lora=dict,
         decode=StageBlocks(hunyuan.HunyuanDecodeBlocks, hunyuan.load_for_decode, ("video_chunks",)),
         check_conditioning=conditioning_of(*HUNYUAN_TEXT, image=HUNYUAN_IMAGE),
         check_latents=latents_of(4),
@@ -140,7 +128,6 @@ FAMILIES: dict[str, Family] = {
         encode=StageBlocks(ltx2.LTX2EncodeBlocks, ltx2.load_for_encode, (*LTX2_TEXT, "image_latents")),
         denoise=StageBlocks(ltx2.LTX2DenoiseBlocks, ltx2.load_for_denoise, ("latents", "audio_latents")),
         transformers={"transformer": ltx2.load_transformer},
-        lora=LTX2LoraLoaderMixin.lora_state_dict,
         decode=StageBlocks(ltx2.LTX2DecodeBlocks, ltx2.load_for_decode, ("video_chunks",)),
         check_conditioning=conditioning_of(*LTX2_TEXT, image=("image_latents",)),
         check_latents=latents_of(8, "audio_latents"),
@@ -153,7 +140,6 @@ FAMILIES: dict[str, Family] = {
         encode=StageBlocks(wan.WanEncodeBlocks, wan.load_for_encode, (*TEXT, "first_frame_latents")),
         denoise=StageBlocks(wan.WanDenoiseBlocks, wan.load_for_denoise, ("latents",)),
         transformers={"transformer": wan.load_transformer, "transformer_2": wan.load_transformer_2},
-        lora=WanLoraLoaderMixin.lora_state_dict,
         decode=StageBlocks(wan.WanDecodeBlocks, wan.load_for_decode, ("video_chunks",)),
         check_conditioning=conditioning_of(*TEXT, image=("first_frame_latents",)),
         check_latents=latents_of(4),
@@ -166,7 +152,6 @@ FAMILIES: dict[str, Family] = {
         encode=StageBlocks(wan.Wan5BEncodeBlocks, wan.load_for_encode, (*TEXT, "first_frame_latents")),
         denoise=StageBlocks(wan.Wan5BDenoiseBlocks, wan.load_for_denoise, ("latents",)),
         transformers={"transformer": wan.load_transformer},
-        lora=WanLoraLoaderMixin.lora_state_dict,
         decode=StageBlocks(wan.WanDecodeBlocks, wan.load_for_decode, ("video_chunks",)),
         check_conditioning=conditioning_of(*TEXT, image=("first_frame_latents",)),
         check_latents=latents_of(4),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.loaders.lora_pipeline import WanLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanUpsample, unpatchify
 from torch import Tensor, nn
 
@@ -112,6 +113,7 @@ def _transformer(name: str, ratio: int, *, by_token: bool) -> Network:
     return Network(
         subfolder=name,
         load=partial(load_model, WanTransformer3DModel, subfolder=name),
+        lora=WanLoraLoaderMixin.lora_state_dict,
         forward=partial(_forward, by_token=by_token),
         inputs=(
             TensorSpec("hidden_states", "float32", (FromConfig("in_channels"), *LATENT)),

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from libs.triton.calling import Call, current_call
 from libs.triton.failures import Failure, failure_of
-from libs.triton.pods import Expected, Pod, Request, TritonOptions
+from libs.triton.pods import Expected, More, Pod, Request, TritonOptions
 
 __all__ = ["Triton"]
 
@@ -50,22 +50,31 @@ class Triton:
         for pod in self._pods:
             await pod.close()
 
-    def infer(self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Expected) -> dict[str, NDArray[Any]]:
+    def infer(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Expected, more: More | None = None
+    ) -> dict[str, NDArray[Any]]:
         """From any thread but the loop's. The work around it (`calling`) may abandon it, on the server too.
 
-        Raises Unavailable TRITON_UNAVAILABLE, FailedPrecondition TRITON_MODEL_MISSING or TRITON_REFUSED, Internal
-        TRITON_FAILED, each after at most ``attempts`` calls; FailedPrecondition TRITON_TOO_LARGE; and what
-        ``raise_if_cancelled`` raises.
+        ``more``: further inputs, sent to a pod whose model asks for them, by a second call; made in a thread.
+
+        Raises Unavailable TRITON_UNAVAILABLE, FailedPrecondition TRITON_MODEL_MISSING, TRITON_REFUSED,
+        TRITON_INPUT_UNKNOWN or what the model itself answers, Internal TRITON_FAILED, each after at most ``attempts``
+        calls; FailedPrecondition TRITON_TOO_LARGE; and what ``raise_if_cancelled`` and ``more`` raise.
         """
         call = current_call()
-        running = asyncio.run_coroutine_threadsafe(self.infer_async(model, inputs, outputs, call.priority), self._loop)
-        return _watched(running, call)
+        inference = self.infer_async(model, inputs, outputs, call.priority, more)
+        return _watched(asyncio.run_coroutine_threadsafe(inference, self._loop), call)
 
     async def infer_async(
-        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Expected, priority: int = 0
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Expected,
+        priority: int = 0,
+        more: More | None = None,
     ) -> dict[str, NDArray[Any]]:
         """The same in the loop; a cancelled task cancels the call on the server."""
-        request = Request(model, inputs, outputs, priority, self._options.call_seconds)
+        request = Request(model, inputs, outputs, priority, self._options.call_seconds, more)
         for attempt in itertools.count(1):
             pod = self._next_pod()
             try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from libs.errors import FailedPrecondition
+from libs.triton.failures import failure_of
 from libs.triton.shared import Region, Regions, layout
 
-__all__ = ["Expected", "Pod", "Request", "TritonOptions"]
+__all__ = ["Expected", "More", "Pod", "Request", "TritonOptions"]
 
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
@@ -32,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 Expected = Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
 """Outputs by name: shape and type."""
+More = Callable[[], Mapping[str, NDArray[Any]]]
+"""Makes inputs that are only sent when the model asks for them. May take a while, and may raise."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Request:
     outputs: Expected
     priority: int
     seconds: float
+    more: More | None = None
 
 
 class Pod:
@@ -67,7 +72,18 @@ class Pod:
         self.rests_until = 0.0
 
     async def infer(self, request: Request) -> dict[str, NDArray[Any]]:
-        """Raises InferenceServerException; FailedPrecondition TRITON_TOO_LARGE for what cannot be sent."""
+        """Raises InferenceServerException; FailedPrecondition TRITON_TOO_LARGE for what cannot be sent; and what
+        ``request.more`` raises."""
+        try:
+            return await self._infer(request)
+        except InferenceServerException as error:
+            if request.more is None or not failure_of(error, self.address, request.model).more_wanted:
+                raise
+        further = await asyncio.to_thread(request.more)
+        # Rare, and large: not worth a region, which would stay.
+        return await self._through_grpc(replace(request, inputs={**request.inputs, **further}))
+
+    async def _infer(self, request: Request) -> dict[str, NDArray[Any]]:
         region = await self._region(request) if self._shares else None
         if region is None:
             return await self._through_grpc(request)

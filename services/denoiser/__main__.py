@@ -33,7 +33,7 @@ async def main() -> None:
     async with opened_loader(settings, catalog) as load:
         metrics = DenoiserMetrics()
         checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-        loras = Loras(store, settings.lora_limits)
+        loras = Loras(store, settings.lora_limits, metrics)
         denoiser = Denoiser(store, catalog, PipelineCache(load), metrics, checkpoints, loras, settings.capacity)
         servicer = DenoiserServicer(denoiser, settings.heartbeat_seconds)
 

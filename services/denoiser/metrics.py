@@ -71,6 +71,13 @@ class DenoiserMetrics:
             registry=registry,
         )
 
+        self._loras_sent = Counter(
+            "soundstage_denoiser_loras_sent_total",
+            "LoRA files sent to pods of Triton that did not know them.",
+            ["model"],
+            registry=registry,
+        )
+
     def checkpoint(self, outcome: Literal["written", "failed", "read", "damaged", "unfit"], seconds: float = 0) -> None:
         self._checkpoints.labels(outcome).inc()
         if outcome == "written":
@@ -91,6 +98,9 @@ class DenoiserMetrics:
 
     def denoised(self, model: str, seconds: float) -> None:
         self._video_seconds.labels(model).observe(seconds)
+
+    def lora_sent(self, model: str) -> None:
+        self._loras_sent.labels(model).inc()
 
     def steps_at_once(self, steps: int) -> None:
         self._steps_at_once.set(steps)

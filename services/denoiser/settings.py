@@ -54,10 +54,10 @@ class DenoiserSettings(TritonSettings, ServiceSettings):
 
     loras_kept: int = Field(default=2, ge=1, le=100)
     """Models with a LoRA in their weights in memory at most, those at work included; a video that needs one more waits.
-    Each may need nearly as much as the model itself, beside the model."""
+    Each may need nearly as much as the model itself, beside the model. Of models on Triton: LoRAs at work at once."""
 
     lora_most_mib: int = Field(default=1024, ge=1, le=16_384)
-    """Largest LoRA file; while it is read, it is in memory twice."""
+    """Largest LoRA file; while it is read it is in memory twice, while it is sent to Triton up to five times."""
 
     @property
     def capacity(self) -> Capacity:

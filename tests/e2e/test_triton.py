@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from client import SoundstageClient
-from deploy.local.plan import TRITON
+from deploy.local.plan import MODELS, TRITON
 from deploy.local.stack import start_stack, stop_stack
 from deploy.local.state import State
 from deploy.triton.wheel import SUPPORTED
+from libs.families.diorama.components import load_transformer
 from tests.e2e.film import read_film
 from tests.e2e.studio import Studio
+from tests.support.loras import factors, lora_file
 
 pytestmark = [
     pytest.mark.e2e,
@@ -22,6 +25,8 @@ pytestmark = [
 ]
 
 STEPS = 2
+NETWORKS = ("transformer", "transformer_2")
+LAYER = "transformer_blocks.0.attn1.to_q"
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +54,17 @@ def test_a_video_is_made_on_triton(studio: Studio) -> None:
     assert made.video.gpu_seconds > 0
 
 
+def test_a_video_with_a_lora_is_made_on_triton(studio: Studio) -> None:
+    layers = {name: factors(load_transformer(MODELS / "diorama", name), LAYER) for name in NETWORKS}
+    made = [studio.make(num_inference_steps=STEPS, lora=lora) for lora in (None, lora_file(layers))]
+    plain, changed = (read_film(one.path) for one in made)
+    assert np.abs(changed.frames.astype(int) - plain.frames).mean() > 1
+
+
 def calls(triton: InferenceServerClient) -> dict[str, int]:
     """Network -> inferences that the server has answered."""
-    networks = ("transformer", "transformer_2", "vae_decoder")
-    answers = {name: triton.get_inference_statistics(f"diorama_{name}", client_timeout=60) for name in networks}
+    answers = {
+        name: triton.get_inference_statistics(f"diorama_{name}", client_timeout=60)
+        for name in (*NETWORKS, "vae_decoder")
+    }
     return {name: answer.model_stats[0].inference_stats.success.count for name, answer in answers.items()}

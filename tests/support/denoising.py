@@ -27,5 +27,5 @@ def wired_denoiser(
     settings: DenoiserSettings,
 ) -> Denoiser:
     checkpoints = Checkpoints(store, metrics, settings.checkpoint_policy)
-    loras = Loras(store, settings.lora_limits)
+    loras = Loras(store, settings.lora_limits, metrics)
     return Denoiser(store, catalog, pipelines, metrics, checkpoints, loras, settings.capacity)

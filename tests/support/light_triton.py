@@ -8,20 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.triton.server import Tritonserver, running_tritonserver
+from libs.errors import FailedPrecondition
+from libs.errors.carried import MORE_WANTED, to_text
 
-__all__ = ["CRASH", "GATE", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "order"]
+__all__ = ["ASK", "CRASH", "GATE", "RAISE", "SLEEP", "SLEEP_SECONDS", "light_tritonserver", "metric", "order"]
 
 CRASH, RAISE, SLEEP = 13, 14, 15
 """Lengths of a row at which the model's process ends; raises; answers after `SLEEP_SECONDS`. Others: at once."""
 SLEEP_SECONDS = 2.0
+ASK = 16
+"""Asks for the input `more`, whose length is in `order`, too."""
 GATE, GATE_SECONDS = 17, 120.0
 """Answers once the file `gate` of the server's folder is there. What began is read by `order`."""
+
+_WANTED = to_text(FailedPrecondition("more is wanted", reason=MORE_WANTED))
 
 # As `deploy.triton.config` writes it: without a policy the batcher overlooks that a call that waits was cancelled.
 _CONFIG = """
 backend: "python"
 max_batch_size: 8
 input { name: "given" data_type: TYPE_FP32 dims: -1 }
+input { name: "more" data_type: TYPE_UINT8 dims: -1 optional: true }
 output { name: "same" data_type: TYPE_FP32 dims: -1 }
 instance_group { count: 1 kind: KIND_CPU }
 dynamic_batching {
@@ -48,9 +55,12 @@ class TritonPythonModel:
 
     def _one(self, request):
         given = pb_utils.get_input_tensor_by_name(request, "given")
+        more = pb_utils.get_input_tensor_by_name(request, "more")
         length = given.shape()[-1]
         with open(f"{{FOLDER}}/order", "a") as order:
-            order.write(f"{{length}}\\n")
+            order.write(f"{{length}}\\n" + (f"{{more.shape()[-1]}}\\n" if more else ""))
+        if length == {ASK} and more is None:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError({_WANTED!r}, pb_utils.TritonError.INVALID_ARG))
         if length == {CRASH}:
             os._exit(1)
         if length == {RAISE}:

@@ -29,6 +29,7 @@ from libs.errors import FailedPrecondition, Internal, Unavailable
 from libs.triton import Call, Triton, TritonOptions, calling, shared, triton_in_thread
 from libs.triton.shared import Regions
 from tests.support.light_triton import (
+    ASK,
     CRASH,
     GATE,
     RAISE,
@@ -351,6 +352,52 @@ def test_what_no_message_can_hold_is_refused_before_it_is_made(pods: list[Triton
     assert raised.value.reason == "TRITON_TOO_LARGE"
     assert "shorter video" in str(raised.value)
     assert len(order(pods[0])) == before
+
+
+def test_an_input_that_a_model_has_not_is_told_from_others(pods: list[Tritonserver]) -> None:
+    """Nothing is answered as if it were not there."""
+    array = given(4)
+    inputs = {"given": array, "lora": np.zeros((2, 48), np.uint8)}
+    for given_beside in ({}, {"more": np.zeros((2, 3), np.uint8)}):
+        with client(pods[0].address) as triton, pytest.raises(FailedPrecondition, match="lora") as raised:
+            triton.infer("light", inputs | given_beside, {"same": (array.shape, array.dtype)})
+        assert raised.value.reason == "TRITON_INPUT_UNKNOWN"
+
+
+class Further:
+    """What is sent when a model asks for it."""
+
+    def __init__(self, length: int = 5, error: Exception | None = None) -> None:
+        self.asked, self._length, self._error = 0, length, error
+
+    def __call__(self) -> dict[str, NDArray[np.uint8]]:
+        self.asked += 1
+        if self._error is not None:
+            raise self._error
+        return {"more": np.zeros((2, self._length), np.uint8)}
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_further_inputs_are_sent_when_the_model_asks_for_them(pods: list[Tritonserver], shared_memory: bool) -> None:
+    further, array = Further(3_000_000), given(ASK)
+    with client(pods[0].address, shared_memory=shared_memory, attempts=1) as triton:
+        for length, asked in ((4, 0), (ASK, 1)):
+            array = given(length)
+            same = triton.infer("light", {"given": array}, {"same": (array.shape, array.dtype)}, further)
+            np.testing.assert_array_equal(same["same"], array)
+            assert further.asked == asked
+        assert sum(path.stat().st_size for path in own_memory()) < 3_000_000
+    assert order(pods[0])[-4:] == [4, ASK, ASK, 3_000_000]
+
+
+def test_what_cannot_be_sent_is_raised(pods: list[Tritonserver]) -> None:
+    array = given(ASK)
+    call = "light", {"given": array}, {"same": (array.shape, array.dtype)}
+    with client(*(pod.address for pod in pods)) as triton:
+        with pytest.raises(FailedPrecondition, match="gone"):
+            triton.infer(*call, Further(error=FailedPrecondition("gone", reason="ARTIFACT_MISSING")))
+        with pytest.raises(FailedPrecondition, match="more is wanted"):
+            triton.infer(*call)
 
 
 def test_a_model_that_raises_is_our_fault(pods: list[Tritonserver]) -> None:

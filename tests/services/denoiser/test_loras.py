@@ -11,17 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from prometheus_client import CollectorRegistry
 from soundstage.artifact.v1 import artifact_pb2
 from soundstage.denoiser.v1 import denoiser_pb2 as pb
 from torch import nn
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from libs.artifacts import MemoryStore, get_tensors, ref_from_proto, ref_to_proto
+from deploy.triton.build_python import build_python
+from deploy.triton.server import running_tritonserver
+from deploy.triton.wheel import SUPPORTED
+from libs.artifacts import MemoryStore, Ref, get_tensors, ref_from_proto, ref_to_proto
 from libs.catalog import Catalog
 from libs.errors import FailedPrecondition
 from libs.families import load_denoise, load_remote_transformers
 from libs.families.diorama.components import load_transformer
 from libs.families.pipelines import DenoisePipeline
+from libs.triton import TritonOptions, triton_in_thread
 from services.denoiser.loras import Lora, LoraLimits, Loras
+from services.denoiser.metrics import DenoiserMetrics
+from tests.libs.families.test_served_loras import Elsewhere
 from tests.services.denoiser.conftest import Pacer, Service, serving
 from tests.services.denoiser.test_checkpoints import STEPS, attempt, begins_at, broken_off, checkpoints
 from tests.services.denoiser.test_denoiser_service import refusal, until
@@ -118,14 +127,76 @@ async def test_what_is_no_lora_of_the_model_is_refused_and_the_next_one_is_not(
     assert service.registry.get_sample_value("soundstage_denoiser_active_videos") == 0
 
 
-async def test_on_triton_it_is_refused_with_what_to_change(models_dir: Path) -> None:
-    def remote(path: Path, _: Pacer) -> Mapping[str, nn.Module]:
-        return load_remote_transformers(path, "diorama", lambda *_: pytest.fail("nothing is asked of Triton"))
+def elsewhere(path: Path, _: Pacer) -> Mapping[str, nn.Module]:
+    return load_remote_transformers(path, "diorama", Elsewhere(path, "diorama"))
 
-    async with serving(models_dir, remote) as service:
-        error = await refusal(service, lora=lora(service, file_of(models_dir, 1)))
+
+async def test_transformers_elsewhere_make_the_same_and_are_told_the_file_when_they_ask(models_dir: Path) -> None:
+    """Also when it lies elsewhere than that of an earlier video, which is gone."""
+    data, sent = file_of(models_dir, 1), "soundstage_denoiser_loras_sent_total"
+    async with serving(models_dir, lambda *_: {}) as here:
+        expected, plain = await digest(here, lora=lora(here, data, 0.5)), await digest(here)
+    async with serving(models_dir, elsewhere) as other:
+        first = lora(other, data, 0.5)
+        assert await digest(other, lora=first) == expected
+        assert await digest(other) == plain
+        other.store.delete_prefix("acme/v0")
+        assert await digest(other, lora=first) == expected, "nobody asks for what is gone"
+        assert other.registry.get_sample_value(sent, {"model": "diorama"}) == 2
+        error = await refusal(other, lora=pb.Lora(artifact=first.artifact, scale=1.0))
+        assert (type(error), error.reason) == (FailedPrecondition, "ARTIFACT_MISSING")
+        again = lora(other, data, 1.0, "acme/v2/input/first/lora.safetensors")
+        assert await digest(other, lora=again) not in (expected, plain)
+        wrong = lora_file({"transformer": factors(nn.Sequential(nn.Linear(2, 3)), "0")})
+        error = await refusal(other, lora=lora(other, wrong))
+        assert (type(error), error.reason) == (FailedPrecondition, "LORA_UNFITTING")
+        assert other.registry.get_sample_value("soundstage_denoiser_active_videos") == 0
+
+
+FIXED = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        given = [pb_utils.get_input_tensor_by_name(request, "hidden_states") for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("sample", one.to_dlpack())]) for one in given]
+"""
+"""Answers whatever it is asked."""
+
+
+@pytest.mark.skipif(not SUPPORTED, reason="tritonserver's wheel is for x86-64 Linux")
+async def test_on_triton_it_is_refused_where_weights_are_fixed(models_dir: Path, tmp_path: Path) -> None:
+    """By a real server, whose model has the inputs of an engine: without those for LoRAs."""
+    (folder,) = build_python(models_dir / "diorama", tmp_path / "repository", networks=("transformer",))
+    config: Any = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    kept = [tensor for tensor in config.input if not tensor.optional]
+    del config.input[len(kept) :]
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    (folder / "1" / "model.py").write_text(FIXED)
+    with (
+        running_tritonserver(tmp_path / "repository", tmp_path, grace_seconds=0) as server,
+        triton_in_thread([server.address], TritonOptions()) as triton,
+    ):
+
+        def remote(path: Path, _: Pacer) -> Mapping[str, nn.Module]:
+            return load_remote_transformers(path, "diorama", triton.infer)
+
+        async with serving(models_dir, remote) as service:
+            error = await refusal(service, lora=lora(service, file_of(models_dir, 1)))
     assert (type(error), error.reason) == (FailedPrecondition, "LORA_ON_TRITON")
-    assert "triton_addresses" in str(error)
+    assert "--backend python" in str(error)
+
+
+def test_a_file_that_no_message_holds_is_refused_for_triton_alone(models_dir: Path, base: DenoisePipeline) -> None:
+    card = Catalog.read(models_dir).get("diorama")
+    loras = Loras(MemoryStore("loras"), LoraLimits(kept=1, most_mib=4000), DenoiserMetrics(CollectorRegistry()))
+    large = Lora(Ref("memory://loras/a/b/c", "x/y", 2001 << 20, "0" * 64), 1.0)
+    away = load_denoise(card.path, "diorama", elsewhere(card.path, Pacer(nn.Identity())))
+    for pipeline, reason in ((base, "ARTIFACT_MISSING"), (away, "LORA_TOO_LARGE")):
+        with pytest.raises(FailedPrecondition) as raised, loras.on(card, pipeline, large, lambda: None):
+            pass
+        assert raised.value.reason == reason
+    assert len(loras) == 0
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +206,7 @@ def base(models_dir: Path) -> DenoisePipeline:
 
 def test_no_more_are_kept_than_may_be_and_the_last_used_one_stays(models_dir: Path, base: DenoisePipeline) -> None:
     store, card = MemoryStore("loras"), Catalog.read(models_dir).get("diorama")
-    loras = Loras(store, LoraLimits(kept=2, most_mib=1))
+    loras = Loras(store, LoraLimits(kept=2, most_mib=1), DenoiserMetrics(CollectorRegistry()))
     a, b, c = (Lora(store.put(f"a/b/{n}", file_of(models_dir, n), "x/y"), 1.0) for n in range(3))
 
     def use(one: Lora) -> tuple[DenoisePipeline, bool]:
@@ -157,9 +228,14 @@ def test_no_more_are_kept_than_may_be_and_the_last_used_one_stays(models_dir: Pa
     assert len(loras) <= 2
 
 
-def test_those_in_use_count_and_who_waits_can_be_cancelled_or_goes_on(models_dir: Path, base: DenoisePipeline) -> None:
+@pytest.mark.parametrize("on_triton", [False, True])
+def test_those_in_use_count_and_who_waits_can_be_cancelled_or_goes_on(
+    models_dir: Path, base: DenoisePipeline, on_triton: bool
+) -> None:
     store, card = MemoryStore("loras"), Catalog.read(models_dir).get("diorama")
-    loras = Loras(store, LoraLimits(kept=1, most_mib=1))
+    loras = Loras(store, LoraLimits(kept=1, most_mib=1), DenoiserMetrics(CollectorRegistry()))
+    if on_triton:
+        base = load_denoise(card.path, "diorama", elsewhere(card.path, Pacer(nn.Identity())))
     a, b = (Lora(store.put(f"a/b/{n}", file_of(models_dir, n), "x/y"), 1.0) for n in range(2))
     looked, got = threading.Event(), threading.Event()
 

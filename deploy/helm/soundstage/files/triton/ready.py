@@ -104,7 +104,7 @@ def infer(server: Server, name: str) -> None:
     if (probe := config.get("parameters", {}).get("probe")) is None:
         return
     shapes, inputs, zeros = json.loads(probe["string_value"]), [], b""
-    for tensor in config["input"]:
+    for tensor in (given for given in config["input"] if not given.get("optional")):
         shape, kind = [1, *shapes[tensor["name"]]], tensor["data_type"].removeprefix("TYPE_")
         data = bytes(BYTES[kind] * math.prod(shape))
         size = {"binary_data_size": len(data)}

@@ -334,8 +334,8 @@ Global___VideoSpec: _TypeAlias = VideoSpec  # noqa: Y015
 @_typing.final
 class Lora(_message.Message):
     """A LoRA: safetensors, with the names of the model's own diffusers pipeline or of one that diffusers converts. Its tensors
-    are read when the video is denoised: one that does not fit the model, or a model whose transformers run on Triton, ends
-    the video with FAILED, reason LORA_UNUSABLE, LORA_UNFITTING or LORA_ON_TRITON.
+    are read when the video is denoised: one that does not fit the model, or a model whose transformers are engines of
+    TensorRT, ends the video with FAILED, reason LORA_UNUSABLE, LORA_UNFITTING or LORA_ON_TRITON.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
