@@ -28,9 +28,9 @@ from training.scenes import FAMILIES
 
 CACHE = Path("training/cache")
 CLIPS = 2400
-FIT_CLIPS, DECODER_CLIPS, REDRAWN_CLIPS = 10, 280, 1000
-"""Clips that the linear map is fitted on, of each family, that the decoder is trained on, and that the sound is also
-trained on as Diorama draws them: fewer where fewer are rendered for the rest."""
+FIT_CLIPS, DECODER_CLIPS = 10, 280
+"""Clips that the linear map is fitted on, of each family, and that the decoder is trained on: fewer where fewer are
+rendered for the rest."""
 MINUTES = {"transformer": 130.0, "transformer_2": 80.0, "decoder": 30.0, "sound": 30.0}
 """What each trained part takes by default."""
 ALLOCATOR = {
@@ -64,15 +64,13 @@ class Stage:
 
 
 def stages(plan: Plan) -> list[Stage]:
-    """In the order of their needs: what is rendered is encoded with the fitted map, the rest reads the rendered clips,
-    and the sound also what the exported transformers make of them.
+    """In the order of their needs: what is rendered is encoded with the fitted map, the rest reads the rendered clips.
 
     The residual decoder may come after the transformer: it changes how latents look, not what they are.
     """
     layout, detail, decoder, sound = (plan.minutes[name] for name in MINUTES)
     clips, processes = str(plan.clips), str(plan.processes)
     of_each, of_decoder = min(FIT_CLIPS, plan.clips // len(FAMILIES)), min(DECODER_CLIPS, plan.clips)
-    of_redrawn = str(min(REDRAWN_CLIPS, plan.clips))
     return [
         Stage("fit", ("training.autoencoder", "fit", "--clips", str(of_each)), 1),
         Stage("render", ("training.render", "--clips", clips, "--processes", processes), plan.clips),
@@ -87,9 +85,8 @@ def stages(plan: Plan) -> list[Stage]:
         Stage(
             "decoder", ("training.autoencoder", "train", "--minutes", str(decoder), "--clips", str(of_decoder)), decoder
         ),
-        Stage("export", ("training.transformer", "export"), 1, ("redraw",)),
-        Stage("redraw", ("training.redraw", "--clips", of_redrawn), min(REDRAWN_CLIPS, plan.clips)),
         Stage("sound", ("training.sound", "--minutes", str(sound), "--clips", clips, "--resume"), sound),
+        Stage("export", ("training.transformer", "export"), 1),
     ]
 
 

@@ -2,12 +2,11 @@
 
     python -m training.sound --minutes 15 --resume
 
-The target is the envelope of each clip's real sound. What will be heard later is drawn by Diorama, so mostly
-the frames are what it makes of the clip (`training.redraw`), where that is there. And generated video is softer than
-rendered video, so frames are softened as a diffusion model would: reduced to few principal components of 4 x 4 x 4
-patches, blurred, mixed over time, brightened, darkened, shifted, made noisy. Half of the clips are mirrored, with their
-channels and the sides in their captions. Every two minutes the state is kept in ``training/cache/sound.pt`` and new
-clips are picked up. ``--further`` begins with the committed weights.
+The target is the envelope of each clip's real sound. Generated video is softer than rendered video, so frames are
+softened in training as a diffusion model would: reduced to few principal components of 4 x 4 x 4 patches, blurred,
+mixed over time, brightened, darkened, shifted, made noisy. Half of the clips are mirrored, with their channels and the
+sides in their captions. Every two minutes the state is kept in ``training/cache/sound.pt`` and new clips are picked up.
+``--further`` begins with the committed weights.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from training.scenes.base import SceneSpec
 
 CLIPS = Path("training/cache/clips")
 PREPARED = Path("training/cache/sound")
-REDRAWN = Path("training/cache/redrawn")
 STATE = Path("training/cache/sound.pt")
 MODEL = Path("models/diorama/sound")
 
@@ -45,7 +43,6 @@ AVERAGE_DECAY = 0.995
 CHECKPOINT_SECONDS = 120.0
 CAPTIONS = 3
 NO_TEXT_PROBABILITY = 0.15
-REDRAWN_PROBABILITY = 0.75
 PART_WEIGHTS = {"bands": 1.0, "columns": 0.5, "average": 0.3, "balance": 0.4}
 """What each part of `loss_of` counts."""
 QUIET_DB = -85.0
@@ -54,17 +51,13 @@ QUIET_DB = -85.0
 
 @dataclass(frozen=True)
 class Example:
-    """One clip: frames (T, 64, 64, 3) uint8, envelope (2, 64, 16 T) float16, captions (K, 384) as given, mirrored.
-
-    ``redrawn``: frames of the same shape, as Diorama would draw them, or none.
-    """
+    """One clip: frames (T, 64, 64, 3) uint8, envelope (2, 64, 16 T) float16, captions (K, 384) as given, mirrored."""
 
     spec: SceneSpec
     frames: np.ndarray
     envelope: np.ndarray
     text: np.ndarray
     mirrored_text: np.ndarray
-    redrawn: np.ndarray | None = None
 
 
 def is_held_out(index: int) -> bool:
@@ -88,10 +81,8 @@ def prepare(path: Path, text: TextMean) -> Example:
             partial = kept.with_suffix(".tmp.npz")
             np.savez(partial, envelope=envelope, text=vectors[:CAPTIONS], mirrored_text=vectors[CAPTIONS:])
             partial.replace(kept)
-    drawn = REDRAWN / f"{path.stem}.npy"
-    redrawn = np.load(drawn) if drawn.exists() else None
     with np.load(kept) as rest:
-        return Example(spec, frames, rest["envelope"], rest["text"], rest["mirrored_text"], redrawn)
+        return Example(spec, frames, rest["envelope"], rest["text"], rest["mirrored_text"])
 
 
 def read_new(known: dict[int, Example], text: TextMean, limit: int) -> None:
@@ -117,10 +108,7 @@ def _pick(examples: list[Example], rng: np.random.Generator) -> Example:
 def _crop(example: Example, no_text: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     count = min(CROP_FRAMES, len(example.frames))
     start = int(rng.integers(len(example.frames) - count + 1))
-    chosen = example.frames
-    if example.redrawn is not None and rng.random() < REDRAWN_PROBABILITY:
-        chosen = example.redrawn
-    frames = torch.from_numpy(chosen[start : start + count]).permute(0, 3, 1, 2).float() / 255.0
+    frames = torch.from_numpy(example.frames[start : start + count]).permute(0, 3, 1, 2).float() / 255.0
     columns = slice(COLUMNS_PER_FRAME * start, COLUMNS_PER_FRAME * (start + count))
     levels = torch.from_numpy(example.envelope[:, :, columns].astype(np.float32))
     mirror = rng.random() < 0.5

@@ -20,7 +20,7 @@ from libs.families.diorama.components import load_transformer
 from libs.families.diorama.denoising import BOUNDARY
 from libs.families.diorama.positions import POSITION_CHANNELS
 from training import __main__ as command
-from training import autoencoder, batches, camera, reading, redraw, render, text, transformer
+from training import autoencoder, batches, camera, reading, render, text, transformer
 from training import clips as reader
 from training.scenes import FAMILIES, sample_spec
 from training.scenes import render as render_scene
@@ -183,22 +183,6 @@ def test_held_out_clips_are_not_trained_on(workplace: Path) -> None:
     assert (len(load(workplace).described), len(held_out.described)) == (2, 1)
 
 
-def test_a_clip_is_redrawn_once_and_stays_the_clip(tmp_path: Path) -> None:
-    """By the committed weights, in a picture much smaller than theirs."""
-    render.render_clip(1, AutoencoderDiorama.from_pretrained("models/diorama/vae"), tmp_path, SIZE)
-    redrawer = redraw.Redrawer(Path("models/diorama"))
-    redraw.redraw(tmp_path / "00001.npz", redrawer, tmp_path)
-    drawn = np.load(tmp_path / "00001.npy")
-    with np.load(tmp_path / "00001.npz") as clip:
-        rendered = clip["frames64"]
-    assert drawn.shape == rendered.shape == (61, 64, 64, 3)
-    assert drawn.dtype == np.uint8
-    assert 0.6 < np.corrcoef(drawn.ravel(), rendered.ravel())[0, 1] < 0.999
-    before = (tmp_path / "00001.npy").stat().st_mtime_ns
-    redraw.redraw(tmp_path / "00001.npz", redrawer, tmp_path)
-    assert (tmp_path / "00001.npy").stat().st_mtime_ns == before
-
-
 def test_windows_begin_with_a_still_frame(workplace: Path) -> None:
     clips = load(workplace)
     window = clips.window(0, 5, 3)
@@ -307,20 +291,16 @@ def test_make_train_goes_on_where_it_failed(ran: list[tuple[str, ...]], tmp_path
         ("training.transformer", "train"),
         ("training.transformer", "train"),
         ("training.autoencoder", "train"),
-        ("training.transformer", "export"),
-        ("training.redraw", "--clips"),
         ("training.sound", "--minutes"),
     ]
     ran[:] = [("training.sound",)]
     assert command.run(plan(), command.Done(tmp_path)) == 0
-    assert [part[:2] for part in ran[1:]] == [("training.sound", "--minutes")]
+    assert [part[:2] for part in ran[1:]] == [("training.sound", "--minutes"), ("training.transformer", "export")]
     ran.clear()
     assert command.run(plan(), command.Done(tmp_path)) == 0
     assert ran == []
     assert command.run(plan(transformer=6.0), command.Done(tmp_path)) == 0
-    trained, exported, redrawn = [part[:2] for part in ran]
-    assert (trained, exported) == (("training.transformer", "train"), ("training.transformer", "export"))
-    assert redrawn == ("training.redraw", "--clips")
+    assert [part[:2] for part in ran] == [("training.transformer", "train"), ("training.transformer", "export")]
 
 
 def test_a_fit_is_not_repeated_beside_clips_that_were_encoded_with_another(
@@ -351,9 +331,9 @@ def test_hours_are_shared_out_and_a_stage_can_have_its_own(
 def test_few_clips_make_every_stage_small(ran: list[tuple[str, ...]], tmp_path: Path) -> None:
     command.run(replace(plan(), clips=63), command.Done(tmp_path))
     amounts = [part[part.index("--clips") + 1] for part in ran if "--clips" in part]
-    assert amounts == ["3", "63", "63", "63", "63"], "of each family to fit, to render, for the decoder, for the sound"
+    assert amounts == ["3", "63", "63", "63"], "of each family to fit, to render, for the decoder, for the sound"
     full = [part for stage in command.stages(replace(plan(), clips=2400)) for part in stage.command]
-    assert [full[k + 1] for k, part in enumerate(full) if part == "--clips"] == ["10", "2400", "280", "1000", "2400"]
+    assert [full[k + 1] for k, part in enumerate(full) if part == "--clips"] == ["10", "2400", "280", "2400"]
 
 
 def test_a_training_that_is_stopped_takes_its_stage_along_and_lets_no_second_one_begin(tmp_path: Path) -> None:
