@@ -45,7 +45,7 @@ def main(words: list[str] | None = None, *, program: str = "python -m deploy.mod
     arguments = parse(words, program=program)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # As the first process of a container it would otherwise not be heard. Files begun are gone on with.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return COMMANDS[arguments.command](arguments, ModelStoreSettings())
     except Unavailable as error:
@@ -57,6 +57,8 @@ def main(words: list[str] | None = None, *, program: str = "python -m deploy.mod
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _publish(arguments: argparse.Namespace, settings: ModelStoreSettings) -> int:

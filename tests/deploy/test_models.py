@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from deploy.models.__main__ import main
 from deploy.models.cache import Cache, Deadline
 from deploy.models.fetch import Effort, fetch, link
 from deploy.models.manifest import Entry, Manifest, ModelUri, read_manifest
@@ -455,3 +456,10 @@ def test_wrong_commands_say_what_to_do(s3_server: S3Server, words: tuple[str, ..
     assert result.returncode in (1, 2)
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_command_within_a_process_leaves_its_signals_alone(tmp_path: Path) -> None:
+    """As `soundstage models` runs it."""
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["publish", str(tmp_path), "--bucket", "b", "--build-engines"]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
