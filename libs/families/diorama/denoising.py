@@ -46,7 +46,6 @@ BOUNDARY = 0.5
 """Sigma from which the first expert works, the one for layout; below, the second, for detail (Wan 2.2's
 ``boundary_ratio``)."""
 
-
 MOVED_AT = 0.25
 """Sigma at which the camera moves: above it, the transformers would make the scene stand still again."""
 
@@ -279,12 +278,12 @@ def _latent_shape(vae: Module, num_frames: int, height: int, width: int) -> tupl
 def _image_condition(shape: tuple[int, int, int, int, int], first: Tensor | None) -> Tensor:
     """(1, 1 + C + 13, F, h, w): a mask and the first frame's latents, both 0 except at latent frame 0 of
     image-to-video, and the positions."""
-    batch, channels, frames, height, width = shape
-    condition = torch.zeros(batch, 1 + channels, frames, height, width)
+    batch, channels, *rest = shape
+    condition = torch.zeros((batch, 1 + channels, *rest))
     if first is not None:
         condition[:, :1, :1] = 1.0
         condition[:, 1:, :1] = first
-    return torch.cat([condition, position_channels(frames, height, width)[None]], dim=1)
+    return torch.cat([condition, position_channels(*rest)[None]], dim=1)
 
 
 def _rows(block_state: BlockState, name: str) -> Tensor:

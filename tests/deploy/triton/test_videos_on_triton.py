@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from services.denoiser.denoise import DenoiseJob, Denoiser, StepDone
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 from services.denoiser.triton import opened_loader
-from tests.support.denoising import wired_denoiser
+from tests.support.denoising import small_job, wired_denoiser
 from tests.support.tiny_diorama import TEXT_CHANNELS, write_tiny_diorama
 
 pytestmark = [
@@ -71,21 +70,8 @@ def job(store: MemoryStore) -> DenoiseJob:
     rng, names = np.random.default_rng(3), ("prompt", "negative_prompt")
     embeds = {f"{name}_embeds": rng.normal(size=(1, 9, TEXT_CHANNELS)).astype(np.float32) for name in names}
     masks = {f"{name}_attention_mask": np.ones((1, 9), np.int64) for name in names}
-    return DenoiseJob(
-        prefix=AttemptPrefix("acme", "v1", "denoise", "a1"),
-        model="diorama",
-        conditioning=put_tensors(store, "acme/v1/encode/a1/conditioning.safetensors", embeds | masks),
-        width=32,
-        height=32,
-        num_frames=12,
-        fps=12.0,
-        num_inference_steps=STEPS,
-        guidance_scale=3.0,
-        seed=1,
-        preview_every_steps=0,
-        priority=2,
-        deadline=inf,
-    )
+    conditioning = put_tensors(store, "acme/v1/encode/a1/conditioning.safetensors", embeds | masks)
+    return small_job(conditioning, STEPS)
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from math import inf
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,15 @@ from prometheus_client import CollectorRegistry
 
 from deploy.local.ports import free_ports
 from deploy.triton.wheel import SUPPORTED
-from libs.artifacts import AttemptPrefix, MemoryStore, Ref
+from libs.artifacts import MemoryStore, Ref
 from libs.catalog import Catalog
 from libs.errors import FailedPrecondition, Unavailable
 from libs.families import PipelineCache, load_denoise
 from libs.serving import Cancelled, RecordingStage
-from services.denoiser.denoise import DenoiseJob
 from services.denoiser.metrics import DenoiserMetrics
 from services.denoiser.settings import DenoiserSettings
 from services.denoiser.triton import opened_loader
-from tests.support.denoising import wired_denoiser
+from tests.support.denoising import small_job, wired_denoiser
 from tests.support.light_triton import light_tritonserver
 
 
@@ -49,21 +47,7 @@ async def test_a_server_without_the_model_loads_nothing(models_dir: Path, tmp_pa
     assert (raised.value.reason, raised.value.metadata["model"]) == ("TRITON_MODEL_MISSING", "diorama_transformer")
 
 
-JOB = DenoiseJob(
-    prefix=AttemptPrefix("acme", "v1", "denoise", "a1"),
-    model="diorama",
-    conditioning=Ref("memory://triton/acme/v1/encode/a1/c", "application/vnd.safetensors", 1, "0" * 64),
-    width=32,
-    height=32,
-    num_frames=12,
-    fps=12.0,
-    num_inference_steps=2,
-    guidance_scale=3.0,
-    seed=1,
-    preview_every_steps=0,
-    priority=2,
-    deadline=inf,
-)
+JOB = small_job(Ref("memory://triton/acme/v1/encode/a1/c", "application/vnd.safetensors", 1, "0" * 64), steps=2)
 
 
 async def test_a_cancelled_video_does_not_wait_for_a_server_that_never_answers(models_dir: Path) -> None:
