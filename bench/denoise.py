@@ -33,7 +33,7 @@ from deploy.local.ports import free_ports
 from deploy.local.processes import Process, start, stop, tail
 from libs.artifacts import FolderStore, Ref, get_tensors, put_tensors, ref_from_proto, ref_to_proto
 from libs.families import load_denoise, load_encode, use_threads
-from libs.families.diorama.denoising import BOUNDARY, GUIDED_FROM
+from libs.families.diorama.denoising import BOUNDARY, GUIDED_FROM, sigmas_of
 from libs.families.diorama.positions import position_channels
 from libs.families.table import family_named
 from libs.serving import open_channel
@@ -98,7 +98,7 @@ class BareLoop:
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(self._seed))
         text_only = torch.zeros(1, 1 + self._channels, *shape[2:])
         condition = torch.cat([text_only, position_channels(*shape[2:])[None]], dim=1)
-        self._scheduler.set_timesteps(self._steps)
+        self._scheduler.set_timesteps(sigmas=sigmas_of(self._steps))
         for t in self._scheduler.timesteps:
             x, sigma = torch.cat([latents, condition], dim=1), t / 1000
             if sigma >= GUIDED_FROM:

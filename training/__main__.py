@@ -31,7 +31,7 @@ CLIPS = 2400
 FIT_CLIPS, DECODER_CLIPS = 10, 280
 """Clips that the linear map is fitted on, of each family, and that the decoder is trained on: fewer where fewer are
 rendered for the rest."""
-MINUTES = {"transformer": 130.0, "transformer_2": 80.0, "decoder": 30.0, "sound": 30.0}
+MINUTES = {"transformer": 90.0, "transformer_2": 150.0, "decoder": 30.0, "sound": 30.0}
 """What each trained part takes by default."""
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",

@@ -54,17 +54,23 @@ class Clips:
         return self.mirror(window) if twin else window
 
 
-def load_clips(folder: Path, vae: Path, *, held_out: bool = False) -> Clips:
-    """Those that are trained on, or those held out; ``vae`` is the folder of the map that they were encoded with."""
+def load_clips(folder: Path, vae: Path, *, held_out: bool = False, moving: bool = True) -> Clips:
+    """Those that are trained on, or those held out; ``vae`` is the folder of the map that they were encoded with.
+
+    Without ``moving``, only those whose camera stands still.
+    """
     paths = [p for p in sorted(folder.glob("[0-9]*.npz")) if ".tmp" not in p.name]
     paths = [p for p in paths if (int(p.stem) % HELD_OUT_EVERY == 0) == held_out]
-    latents, stills, specs = [], [], []
+    latents, stills, specs, seeds = [], [], [], []
     for path in paths:
         with np.load(path) as clip:
-            latents.append(torch.from_numpy(clip["latents"]))
-            stills.append(torch.from_numpy(clip["still_latents"]))
-            specs.append(SceneSpec(**json.loads(str(clip["meta"]))["spec"]))
-    described, twins = describe(specs, [int(path.stem) for path in paths])
+            spec = SceneSpec(**json.loads(str(clip["meta"]))["spec"])
+            if moving or spec.camera == "still":
+                latents.append(torch.from_numpy(clip["latents"]))
+                stills.append(torch.from_numpy(clip["still_latents"]))
+                specs.append(spec)
+                seeds.append(int(path.stem))
+    described, twins = describe(specs, seeds)
     embeds = embed_captions({text for one in described + twins for text in one.captions})
     mirror = latent_mirror(AutoencoderDiorama.from_pretrained(vae, low_cpu_mem_usage=False))
     return Clips(torch.stack(latents), torch.stack(stills), described, twins, embeds, mirror)

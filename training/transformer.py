@@ -97,6 +97,9 @@ class Expert:
     """Of the logit of sigma."""
     high_share: float
     """Of samples at sigma above HIGH_SIGMA, where a prompt becomes a layout."""
+    moving: bool
+    """Whether it learns from clips whose camera moves, too: a layout stands still, and is moved afterwards
+    (`CameraMoves` in libs/families/diorama)."""
     contrasts: bool
     """Whether contrast batches are for it: it makes the layout, and so what a caption says of it."""
     least: float
@@ -106,10 +109,10 @@ class Expert:
 
 EXPERTS = {
     "transformer": Expert(
-        7, 8, 2, 32, "clean", centre=0.5, spread=1.2, high_share=0.35, contrasts=True, least=0.45, most=1.0
+        7, 8, 2, 32, "clean", 0.0, 1.2, high_share=0.35, moving=False, contrasts=True, least=0.8, most=1.0
     ),
     "transformer_2": Expert(
-        4, 6, 1, 16, "velocity", centre=0.0, spread=1.2, high_share=0.0, contrasts=False, least=0.0, most=0.6
+        4, 6, 1, 16, "velocity", 1.0, 1.2, high_share=0.0, moving=True, contrasts=False, least=0.0, most=0.95
     ),
 }
 """By subfolder of the model."""
@@ -239,7 +242,7 @@ def train(
     average.load_state_dict(model.state_dict())
     optimizers = _optimizers(model, peak)
     step, seconds = _resume(checkpoint(name), model, average, optimizers)
-    clips = load_clips(CLIPS, MODEL / "vae")
+    clips = load_clips(CLIPS, MODEL / "vae", moving=expert.moving)
     contrasted = Contrasts(clips, sides, contrasts) if expert.contrasts else Contrasts(clips, 0.0, 0.0)
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
     print(f"{name}: {len(clips.described)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -181,6 +182,24 @@ def noise_for(captions: set[str]) -> dict[str, np.ndarray]:
 def test_held_out_clips_are_not_trained_on(workplace: Path) -> None:
     held_out = reader.load_clips(transformer.CLIPS, workplace / "model" / "vae", held_out=True)
     assert (len(load(workplace).described), len(held_out.described)) == (2, 1)
+
+
+def test_clips_whose_camera_moves_can_be_left_out(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = tmp_path / "moving"
+    shutil.copytree(transformer.CLIPS, moving)
+    for number, path in enumerate(sorted(moving.glob("*.npz"))):
+        with np.load(path) as clip:
+            kept = dict(clip)
+        meta = json.loads(str(kept["meta"]))
+        meta["spec"]["camera"] = "pan left" if number else "still"
+        np.savez(path, **kept | {"meta": np.array(json.dumps(meta))})
+    monkeypatch.setattr(transformer, "CLIPS", moving)
+    assert {one.spec.camera for one in load(workplace).described} == {"still", "pan left"}
+    still = reader.load_clips(moving, workplace / "model" / "vae", moving=False)
+    assert [one.spec.camera for one in still.described] == ["still"]
+    assert len(still.latents) == len(still.stills) == len(still.twins) == 1
 
 
 def test_windows_begin_with_a_still_frame(workplace: Path) -> None:

@@ -133,11 +133,11 @@ def _rod(u: Field, v: Field, turn: Field | float, length: float, half_width: flo
 def _sound(spec: SceneSpec, canvas: Canvas, events: list[Event]) -> Field:
     """A dry tick, high, and a tock, lower, of a wooden case, where the disc turns; nothing between them, (2, N)."""
     track = np.zeros((2, canvas.num_samples), np.float32)
-    struck = {"tick": _knock(canvas.rng, 2350.0, 520.0), "tock": _knock(canvas.rng, 1500.0, 340.0)}
+    struck = {"tick": _knock(canvas.rng, 3400.0, 520.0), "tock": _knock(canvas.rng, 2200.0, 340.0)}
     for event in events:
         add_at(track, canvas.sample_of(event.frame), pan(struck[event.kind], event.position))
     track *= DISTANCE_GAIN[spec.distance] * STRENGTH_GAIN[spec.strength]
-    return limit(lowpass(track, 3000) if spec.distance == "far" else track)
+    return limit(lowpass(track, 6000) if spec.distance == "far" else track)
 
 
 def _knock(rng: np.random.Generator, click_hz: float, case_hz: float) -> Field:
@@ -148,5 +148,5 @@ def _knock(rng: np.random.Generator, click_hz: float, case_hz: float) -> Field:
     click = np.sin(2 * np.pi * click_hz * t) + 0.5 * np.sin(2 * np.pi * 2.7 * click_hz * t)
     case = np.sin(2 * np.pi * case_hz * t) + 0.6 * np.sin(2 * np.pi * 1.6 * case_hz * t)
     scratch = rng.standard_normal(count).astype(np.float32) * decay(count, 0.0003, 0.003)
-    wave = 0.45 * click * decay(count, 0.0005, 0.012) + 0.4 * case * decay(count, 0.001, 0.03) + 0.3 * scratch
+    wave = 0.45 * click * decay(count, 0.0005, 0.012) + 0.25 * case * decay(count, 0.001, 0.03) + 0.6 * scratch
     return wave + 0.02 * case * decay(count, 0.001, 0.16)

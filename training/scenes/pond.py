@@ -184,10 +184,10 @@ def _falling(spec: SceneSpec, canvas: Canvas, drops: list[Drop]) -> Field:
 def _sound(spec: SceneSpec, canvas: Canvas, drops: list[Drop]) -> Field:
     """A plop for each drop over a very quiet outdoors, (2, N)."""
     rng, count = canvas.rng, SAMPLE_RATE // 4
-    track = diffuse(rng, np.full(canvas.num_samples, 0.0015, np.float32), 150, 1500, tilt=-4)
+    track = diffuse(rng, np.full(canvas.num_samples, 0.004, np.float32), 150, 1500, tilt=-4)
     pitches = (420.0, 560.0, 760.0, 1000.0)
     plops = [noise_band(rng, count, low, 1.5 * low) * decay(count, 0.006, 0.045) for low in pitches]
-    click = noise_band(rng, count, 1500, 8000, tilt=-3) * decay(count, 0.0008, 0.008)
+    click = noise_band(rng, count, 1500, 4000, tilt=-6) * decay(count, 0.0008, 0.008)
     for drop in drops:
         if not 0 <= drop.frame < canvas.num_frames:
             continue

@@ -33,6 +33,7 @@ __all__ = [
     "DioramaDenoiseLoop",
     "DioramaKeepFirstFrameStep",
     "DioramaPrepareStep",
+    "sigmas_of",
     "to_uint8",
 ]
 
@@ -42,9 +43,10 @@ GUIDED_FROM = 0.4
 Interval Improves Sample and Distribution Quality in Diffusion Models", Kynkäänniemi et al. 2024)."""
 
 
-BOUNDARY = 0.5
+BOUNDARY = 0.85
 """Sigma from which the first expert works, the one for layout; below, the second, for detail (Wan 2.2's
-``boundary_ratio``)."""
+``boundary_ratio``). Latents have a standard deviation of 0.4, so there is more noise than it seems:
+docs/decisions/0038."""
 
 MOVED_AT = 0.25
 """Sigma at which the camera moves: above it, the transformers would make the scene stand still again."""
@@ -77,6 +79,7 @@ class DioramaPrepareStep(ModularPipelineBlocks):
             InputParam("width", required=True, type_hint=int),
             InputParam("height", required=True, type_hint=int),
             InputParam("num_frames", required=True, type_hint=int, description="of the form 1 + 4 k"),
+            InputParam("num_inference_steps", default=25, type_hint=int),
             InputParam("guidance_scale", default=1.0, type_hint=float),
             InputParam("generator", required=True, type_hint=torch.Generator),
         ]
@@ -85,6 +88,7 @@ class DioramaPrepareStep(ModularPipelineBlocks):
     def intermediate_outputs(self) -> list[OutputParam]:
         return [
             OutputParam("latents", type_hint=Tensor, description="noise, (1, C, F, h, w) float32"),
+            OutputParam("sigmas", type_hint=list[float], description="see `sigmas_of`, not yet shifted"),
             OutputParam("image_condition_latents", type_hint=Tensor, description="(1, 1 + C + 13, F, h, w)"),
             OutputParam("encoder_hidden_states", type_hint=Tensor, description="(1 or 2, L, 384)"),
             OutputParam("encoder_attention_mask", type_hint=Tensor, description="(1 or 2, L)"),
@@ -96,6 +100,7 @@ class DioramaPrepareStep(ModularPipelineBlocks):
         shape = _latent_shape(components.vae, block_state.num_frames, block_state.height, block_state.width)
         block_state.dtype = torch.float32
         block_state.latents = torch.randn(shape, generator=block_state.generator, dtype=torch.float32)
+        block_state.sigmas = sigmas_of(block_state.num_inference_steps)
         block_state.image_condition_latents = _image_condition(shape, block_state.first_frame_latents)
         block_state.encoder_hidden_states = _rows(block_state, "prompt_embeds")
         block_state.encoder_attention_mask = _rows(block_state, "prompt_attention_mask")
@@ -254,6 +259,15 @@ class DioramaKeepFirstFrameStep(ModularPipelineBlocks):
             block_state.latents = torch.cat([first, block_state.latents[:, :, 1:]], dim=2)
         self.set_block_state(state, block_state)
         return components, state
+
+
+def sigmas_of(num_inference_steps: int) -> list[float]:
+    """Evenly spaced from 1 to 1 / steps, before the scheduler's shift: the last step leads from there to 0.
+
+    The scheduler's own end at 0.001 (0.003 once shifted), so that their last step changes nothing: of a fast video's
+    few, one would be lost.
+    """
+    return [1.0 - step / num_inference_steps for step in range(num_inference_steps)]
 
 
 def to_uint8(video: Tensor) -> NDArray[np.uint8]:
