@@ -1,6 +1,6 @@
 """Trains Diorama from nothing, stage by stage, each in a process of its own.
 
-    python -m training                  about five hours on two cores that do nothing else
+    python -m training                  about five and a half hours on two cores that do nothing else
     python -m training --hours 1        the same with less training: worse pictures
     python -m training --clips 63 --hours 0.1    every stage with next to no training, to see that it works
     python -m training --dry-run        says what would be done

@@ -335,9 +335,9 @@ def test_hours_are_shared_out_and_a_stage_can_have_its_own(
     ran: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "CACHE", tmp_path)
-    assert command.main(["--hours", "0.9", "--sound-minutes", "9", "--dry-run"]) == 0
+    assert command.main(["--hours", "1", "--sound-minutes", "9", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "transformer train --minutes 26.0" in said
+    assert "transformer train --minutes 18.0" in said
     assert "autoencoder train --minutes 6.0" in said
     assert "sound --minutes 9.0" in said
     assert ran == []

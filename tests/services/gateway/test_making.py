@@ -27,7 +27,7 @@ async def test_a_video_goes_through_the_five_stages_to_its_result(scene: Scene) 
     counted = gpu_seconds_counted("diorama")
     accepted = await scene.create(seed=7, preset=pb.PRESET_FAST, duration={"seconds": 2})
     assert accepted.state == pb.STATE_QUEUED
-    assert accepted.spec.num_inference_steps == 5
+    assert accepted.spec.num_inference_steps == 4
     events = await scene.watch(accepted.name)
 
     video = events[-1].video
@@ -45,7 +45,7 @@ async def test_a_video_goes_through_the_five_stages_to_its_result(scene: Scene) 
     assert await scene.get(accepted.name) == video
 
     denoise = scene.stages.denoise.requests[0]
-    assert (denoise.num_frames, denoise.fps, denoise.seed, denoise.num_inference_steps) == (24, 12.0, 7, 5)
+    assert (denoise.num_frames, denoise.fps, denoise.seed, denoise.num_inference_steps) == (24, 12.0, 7, 4)
     assert denoise.attempt.attempt.startswith("denoise-1-")
     render = scene.stages.render.requests[0]
     assert (render.fps_numerator, render.fps_denominator) == (12, 1)
