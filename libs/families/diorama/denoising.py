@@ -79,7 +79,7 @@ class DioramaPrepareStep(ModularPipelineBlocks):
             InputParam("width", required=True, type_hint=int),
             InputParam("height", required=True, type_hint=int),
             InputParam("num_frames", required=True, type_hint=int, description="of the form 1 + 4 k"),
-            InputParam("num_inference_steps", default=25, type_hint=int),
+            InputParam("num_inference_steps", required=True, type_hint=int),
             InputParam("guidance_scale", default=1.0, type_hint=float),
             InputParam("generator", required=True, type_hint=torch.Generator),
         ]
