@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from libs.families.diorama.autoencoder import FRAMES, AutoencoderDiorama, patchify
-from training.precision import mixed_precision
+from libs.families.precision import mixed_precision
 from training.scenes import FAMILIES, render, sample_spec
 
 MODEL = Path("models/diorama/vae")

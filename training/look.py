@@ -4,9 +4,8 @@
     python -m training.look --holdout                             the prompts outside the grammar
     python -m training.look --prompt "surf at night" --prompt "a bonfire"
 
-Uses the checkpoints' averaged weights through the same pipelines as the services, with the experts in the precision of
-training;
-``--exported`` takes the model folder as it is, in float32.
+Uses the checkpoints' averaged weights through the same pipelines as the services; ``--exported`` takes the model folder
+as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from libs.families import load_decode, load_denoise, load_encode
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.feed_forward import use_quick_feed_forward
 from training.captions import grammar_prompts, holdout_prompts
-from training.precision import mixed_precision
 from training.scenes import FAMILIES
 from training.transformer import EXPERTS, MODEL, SHIFT, load_average, newest_checkpoints
 
@@ -58,7 +56,7 @@ class Sampler:
     def __init__(self, checkpoints: Mapping[str, Path], model_dir: Path = MODEL) -> None:
         """``checkpoints`` by expert; those left out are the model folder's own."""
         self._model_dir = model_dir
-        experts = {name: _in_mixed_precision(_quick(load_average(name, path))) for name, path in checkpoints.items()}
+        experts = {name: _quick(load_average(name, path)) for name, path in checkpoints.items()}
         with tempfile.TemporaryDirectory() as folder:
             completed = _with_scheduler(model_dir, Path(folder))
             self._denoise = load_denoise(completed, FAMILY, experts)
@@ -104,18 +102,6 @@ def _quick(model: torch.nn.Module) -> torch.nn.Module:
     use_quick_attention(model)
     use_quick_feed_forward(model)
     return model.requires_grad_(False)
-
-
-def _in_mixed_precision(model: torch.nn.Module) -> torch.nn.Module:
-    """Runs ``forward`` under autocast as in training, but hands float32 to the scheduler."""
-    forward = model.forward
-
-    def autocast_forward(*arguments: Any, **named: Any) -> tuple[torch.Tensor, ...]:  # noqa: ANN401  # passed on
-        with mixed_precision():
-            return tuple(tensor.float() for tensor in forward(*arguments, **named))
-
-    model.forward = autocast_forward
-    return model
 
 
 def _with_scheduler(model_dir: Path, folder: Path) -> Path:

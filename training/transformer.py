@@ -31,12 +31,12 @@ from torch import Tensor
 from libs.families.diorama.attention import use_quick_attention
 from libs.families.diorama.feed_forward import use_quick_feed_forward
 from libs.families.diorama.positions import POSITION_CHANNELS, position_channels
+from libs.families.precision import mixed_precision
 from training.autoencoder import LATENT_CHANNELS
 from training.averages import decay
 from training.batches import Batch, Contrasts, draw_batch, draw_length
 from training.clips import load_clips
 from training.muon import Muon
-from training.precision import mixed_precision
 from training.reading import CAPTIONS as MOST_LESSONS
 from training.reading import STEPS as MOST_TEACHING
 from training.reading import draw_lessons, teach
@@ -47,11 +47,11 @@ CACHE = Path("training/cache")
 CHANNELS = LATENT_CHANNELS
 FIRST_FRAME_SHARE = 0.25
 SIDES_SHARE = 0.13
-"""Of the layout expert's batches: pairs that their captions' left and right tell apart (`training/batches.py`)."""
+"""Of batches: pairs that their captions' left and right tell apart (`training/batches.py`)."""
 CONTRASTS_SHARE = 0.1
 """The same for distance and colour together."""
-CONTRAST_SIGMA = 0.9
-"""The least of those batches: with less noise the clip shows what the caption says."""
+CONTRAST_RANGE = 0.1
+"""Sigma of those batches is so little below the expert's most: with less noise the clip shows what the caption says."""
 SIGMA_FLOOR = 0.3
 OBJECT_WEIGHT = 4.0
 HIGH_SIGMA = 0.85
@@ -100,20 +100,14 @@ class Expert:
     moving: bool
     """Whether it learns from clips whose camera moves, too: a layout stands still, and is moved afterwards
     (`CameraMoves` in libs/families/diorama)."""
-    contrasts: bool
-    """Whether contrast batches are for it: it makes the layout, and so what a caption says of it."""
     least: float
     most: float
     """Sigma stays between: where the expert serves (`BOUNDARY` in libs/families/diorama), and a little beyond."""
 
 
 EXPERTS = {
-    "transformer": Expert(
-        7, 8, 2, 32, "clean", 0.0, 1.2, high_share=0.35, moving=False, contrasts=True, least=0.8, most=1.0
-    ),
-    "transformer_2": Expert(
-        4, 6, 1, 16, "velocity", 1.0, 1.2, high_share=0.0, moving=True, contrasts=False, least=0.0, most=0.95
-    ),
+    "transformer": Expert(7, 8, 2, 32, "clean", 0.0, 1.2, high_share=0.35, moving=False, least=0.8, most=1.0),
+    "transformer_2": Expert(4, 6, 1, 16, "velocity", 1.0, 1.2, high_share=0.0, moving=True, least=0.0, most=0.95),
 }
 """By subfolder of the model."""
 
@@ -156,7 +150,7 @@ def flow_loss(expert: Expert, model: torch.nn.Module, drawn: Batch, generator: t
     latents = drawn.latents
     batch, _, frames, height, width = latents.shape
     noise = torch.randn((batch + 1) // 2, *latents.shape[1:], generator=generator).repeat_interleave(2, 0)[:batch]
-    sigma = draw_contrast_sigma(batch, generator) if drawn.contrast else draw_sigma(expert, batch, generator)
+    sigma = draw_contrast_sigma(expert, batch, generator) if drawn.contrast else draw_sigma(expert, batch, generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None, None])
     condition = torch.zeros(batch, 1 + CHANNELS, frames, height, width)
     given = (torch.rand(batch, generator=generator) < FIRST_FRAME_SHARE) & (frames > 1)
@@ -196,9 +190,9 @@ def draw_sigma(expert: Expert, batch: int, generator: torch.Generator) -> Tensor
     return torch.where(torch.rand(batch, generator=generator) < expert.high_share, high, usual)
 
 
-def draw_contrast_sigma(batch: int, generator: torch.Generator) -> Tensor:
-    """(batch,) from CONTRAST_SIGMA to 1; the samples of a pair have one in common."""
-    sigma = 1 - (1 - CONTRAST_SIGMA) * torch.rand((batch + 1) // 2, generator=generator)
+def draw_contrast_sigma(expert: Expert, batch: int, generator: torch.Generator) -> Tensor:
+    """(batch,) within CONTRAST_RANGE below the expert's most; the samples of a pair have one in common."""
+    sigma = expert.most - CONTRAST_RANGE * torch.rand((batch + 1) // 2, generator=generator)
     return sigma.repeat_interleave(2)[:batch]
 
 
@@ -228,7 +222,7 @@ def train(
     """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run.
 
     ``further``: where there is no checkpoint, from the model folder's weights and not from nothing. ``sides`` and
-    ``contrasts``: shares of the batches, for an expert that has such ones.
+    ``contrasts``: shares of the batches, those of contrasts.
     """
     expert = EXPERTS[name]
     model, average = build(expert), build(expert)
@@ -243,7 +237,7 @@ def train(
     optimizers = _optimizers(model, peak)
     step, seconds = _resume(checkpoint(name), model, average, optimizers)
     clips = load_clips(CLIPS, MODEL / "vae", moving=expert.moving)
-    contrasted = Contrasts(clips, sides, contrasts) if expert.contrasts else Contrasts(clips, 0.0, 0.0)
+    contrasted = Contrasts(clips, sides, contrasts)
     rng, generator = np.random.default_rng([step, 11]), torch.Generator().manual_seed(step + 1)
     print(f"{name}: {len(clips.described)} clips, from step {step}, {seconds / 60:.1f} min spent", flush=True)
     begun, first = time.monotonic(), step

@@ -20,6 +20,7 @@ from torch import nn
 
 from libs.errors import FailedPrecondition
 from libs.families.modular import Module
+from libs.families.precision import is_bfloat16_fast
 from libs.families.quiet import quieten
 from libs.families.shape import LOADING, Shape
 
@@ -98,11 +99,7 @@ def use_dtype(folder: Path) -> torch.dtype:
         for one in slices:
             sizes[one.get_dtype()] += prod(one.get_shape())
     stored = _DTYPES.get(sizes.most_common(1)[0][0], torch.float32)
-    return stored if stored == torch.bfloat16 and _is_bfloat16_fast() else torch.float32
-
-
-def _is_bfloat16_fast() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    return stored if stored == torch.bfloat16 and is_bfloat16_fast() else torch.float32
 
 
 def _expect_weights(folder: Path) -> list[Path]:

@@ -172,7 +172,8 @@ class Watched(nn.Module):
 def test_pairs_get_the_same_noise(contrast: bool) -> None:
     """Clips of nothing: the transformer is given sigma times the noise. Contrast batches give no first frame."""
     batch, watched = Batch(torch.zeros(8, transformer.CHANNELS, 4, 4, 4), None, None, contrast), Watched()  # type: ignore[arg-type]
-    transformer.flow_loss(transformer.EXPERTS["transformer"], watched, batch, torch.Generator().manual_seed(0))
+    expert = transformer.EXPERTS["transformer_2"]
+    transformer.flow_loss(expert, watched, batch, torch.Generator().manual_seed(0))
     noise = watched.given[:, : transformer.CHANNELS] / watched.sigma[:, None, None, None, None]
     torch.testing.assert_close(noise[0::2], noise[1::2])
     assert not torch.allclose(noise[0], noise[2])
@@ -180,7 +181,8 @@ def test_pairs_get_the_same_noise(contrast: bool) -> None:
     assert bool(first_frame.any()) is not contrast
     if contrast:
         torch.testing.assert_close(watched.sigma[0::2], watched.sigma[1::2])
-        assert watched.sigma.min() >= transformer.CONTRAST_SIGMA
+        assert watched.sigma.max() <= expert.most
+        assert watched.sigma.min() >= expert.most - transformer.CONTRAST_RANGE
 
 
 # --- loosened captions -----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from libs.families.modular import (
     PipelineState,
     WanDenoiseLoopWrapper,
 )
+from libs.families.precision import mixed_precision
 from libs.families.resuming import Resumable
 
 __all__ = [
@@ -111,7 +112,8 @@ class DioramaPrepareStep(ModularPipelineBlocks):
 class BatchedGuidanceDenoiser(ModularPipelineBlocks):
     """Classifier-free guidance with the prompt's row and the negative prompt's in one call.
 
-    The first expert predicts the clean latents x_0, the second the velocity (why: ``training.transformer.Expert``);
+    The experts work in the precision that they were trained in, unless they are elsewhere (Triton has its own). The
+    first one predicts the clean latents x_0, the second the velocity (why: ``training.transformer.Expert``);
     the scheduler works with the velocity v = (x_t - x_0) / sigma.
     """
 
@@ -148,13 +150,14 @@ class BatchedGuidanceDenoiser(ModularPipelineBlocks):
         rows = block_state.encoder_hidden_states.shape[0] if sigma >= GUIDED_FROM else 1
         layout = sigma >= BOUNDARY
         expert = components.transformer if layout else components.transformer_2
-        predicted = expert(
-            hidden_states=block_state.latent_model_input.expand(rows, -1, -1, -1, -1),
-            encoder_hidden_states=block_state.encoder_hidden_states[:rows],
-            encoder_attention_mask=block_state.encoder_attention_mask[:rows],
-            timestep=t.expand(rows),
-            return_dict=False,
-        )[0]
+        with mixed_precision():
+            predicted = expert(
+                hidden_states=block_state.latent_model_input.expand(rows, -1, -1, -1, -1),
+                encoder_hidden_states=block_state.encoder_hidden_states[:rows],
+                encoder_attention_mask=block_state.encoder_attention_mask[:rows],
+                timestep=t.expand(rows),
+                return_dict=False,
+            )[0].float()
         guided = predicted[:1]
         if rows == 2:
             guided = predicted[1:] + block_state.guidance_scale * (predicted[:1] - predicted[1:])

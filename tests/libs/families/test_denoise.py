@@ -122,6 +122,7 @@ def bare_loop(
     return x.numpy()
 
 
+@pytest.mark.usefixtures("in_float32")
 @pytest.mark.parametrize("first_frame", [False, True], ids=["text", "image"])
 def test_loop_equals_a_bare_one(
     denoise: DenoisePipeline,
@@ -136,6 +137,19 @@ def test_loop_equals_a_bare_one(
     np.testing.assert_allclose(run(denoise, given), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_products_in_bfloat16_change_latents_a_little(
+    denoise: DenoisePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, made = conditioning(), []
+    for fast in (False, True):
+        monkeypatch.setattr("libs.families.precision.is_bfloat16_fast", lambda fast=fast: fast)
+        made.append(run(denoise, given))
+    exact, quick = made
+    assert quick.dtype == np.float32
+    assert 0 < np.abs(quick - exact).max() < 0.1 * exact.std()
+
+
+@pytest.mark.usefixtures("in_float32")
 @torch.inference_mode()
 def test_batched_guidance_equals_two_calls_without_padding(transformer_2: nn.Module) -> None:
     """The short prompt is called alone without its padding: the mask must make the padding count for nothing."""

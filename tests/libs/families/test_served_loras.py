@@ -57,6 +57,7 @@ def tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {key: torch.tensor(array) for key, array in arrays.items()}
 
 
+@pytest.mark.usefixtures("in_float32")
 @pytest.mark.parametrize("name", LAYERS)
 def test_latents_are_those_of_one_process_and_each_network_is_told_once(models: Path, name: str) -> None:
     folder, family = folder_of(models, name), family_of(name)
