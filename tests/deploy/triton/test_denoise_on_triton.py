@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -89,17 +90,18 @@ def conditioning() -> dict[str, NDArray[Any]]:
 @pytest.fixture(scope="module")
 def expected(conditioning: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     """By the loop in this process."""
-    with as_many_threads():
+    with as_on_the_servers():
         return run(load_denoise(MODEL, "diorama"), conditioning)
 
 
 @contextmanager
-def as_many_threads() -> Iterator[None]:
-    """As the servers have."""
+def as_on_the_servers() -> Iterator[None]:
+    """In one thread, and in float32 on every processor."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with mock.patch("libs.families.precision.is_bfloat16_fast", return_value=False):
+            yield
     finally:
         torch.set_num_threads(threads)
 
@@ -168,7 +170,7 @@ def make(conditioning: Any) -> Make:
     def made(seed: int, scale: float) -> Lora:
         layers = {name: factors(load_transformer(MODEL, name), *LAYERS, seed=seed) for name in NETWORKS}
         data = lora_file(layers)
-        with as_many_threads():
+        with as_on_the_servers():
             return Lora(data, scale, run(base.with_lora(data, scale), conditioning))
 
     return made
@@ -206,7 +208,7 @@ def test_calls_with_other_loras_that_triton_hands_over_together_are_told_apart(
     inputs = calls.plain(0)
     wait_until(executions)  # the probe's
     before = executions()
-    with client(pods[0].address, shared_memory=False) as triton, ThreadPoolExecutor() as threads, as_many_threads():
+    with client(pods[0].address, shared_memory=False) as triton, ThreadPoolExecutor() as threads, as_on_the_servers():
         transformer = RemoteTransformer(tiny, "diorama", "transformer", triton.infer)
         made = list(threads.map(lambda lora: transformer.with_lora(lora).remote(inputs), loras))
         network = ServedNetwork(tiny, "diorama", "transformer")
