@@ -1,7 +1,8 @@
 """An erupting volcano: a fountain over the crater, a stream of lava down the cone, glowing ash above.
 
 The fountain throws clots of lava on ballistic paths; its activity wanders and jumps with each eruption. Activity is
-also the light on the ash, the speed of the smoke and the level of the rumble; every eruption is a low boom with a hiss.
+also the light on the ash, the speed of the smoke and the level of rumble and hiss; every eruption is a low boom with
+a burst of gas.
 """
 
 from __future__ import annotations
@@ -170,19 +171,19 @@ def _fountain(spec: SceneSpec, canvas: Canvas, centre: float, top: float, foot: 
 
 
 def _sound(spec: SceneSpec, canvas: Canvas, eruptions: list[int], activity: Field, centre: float) -> Field:
-    """Rumble that follows the activity, a boom and a hiss at each eruption, (2, N)."""
+    """A rumble and the hiss of gas that follow the activity, a boom and a burst of gas at each eruption, (2, N)."""
     rng, count = canvas.rng, canvas.num_samples
     follow = canvas.frame_envelope(activity)
     mono: Field = (
         0.085 * noise_band(rng, count, 28, 160, tilt=-2) * follow
-        + 0.016 * noise_band(rng, count, 300, 3500, tilt=-3) * follow
+        + 0.035 * noise_band(rng, count, 800, 7000, tilt=-3) * follow**1.5
     )
     length = SAMPLE_RATE
     boom = 0.4 * noise_band(rng, length, 35, 300, tilt=-3) * decay(length, 0.006, 0.18)
-    boom += 0.12 * noise_band(rng, length, 500, 6000, tilt=-3) * decay(length, 0.003, 0.25)
+    boom += 0.2 * noise_band(rng, length, 800, 7000, tilt=-3) * decay(length, 0.003, 0.25)
     for frame in eruptions:
         add_at(mono, canvas.sample_of(frame), boom * np.float32(rng.uniform(0.7, 1.1)))
     mono = mono * np.float32(DISTANCE_GAIN[spec.distance] * STRENGTH_GAIN[spec.strength])
     if spec.distance == "far":
-        mono = lowpass(mono, 900)
+        mono = lowpass(mono, 2500)
     return np.tanh(pan(mono, centre)).astype(np.float32)

@@ -150,7 +150,7 @@ def _debris(spec: SceneSpec, canvas: Canvas, foot: Field, turn: Field, ground: f
 
 
 def _sound(spec: SceneSpec, canvas: Canvas, foot: Field, turn: Field) -> Field:
-    """A roar of the lowest two octaves that beats once a turn, a growl with it and the hiss of the earth that it
+    """A roar of the lowest two octaves that beats once a turn, a growl with it and the rush of the earth that it
     carries, from where the foot is, (2, N)."""
     rng, count, strong = canvas.rng, canvas.num_samples, spec.strength == "strong"
     turns = (
@@ -162,7 +162,7 @@ def _sound(spec: SceneSpec, canvas: Canvas, foot: Field, turn: Field) -> Field:
     beat = (0.5 + 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32) ** 2
     track = 0.3 * noise_band(rng, count, 38, 150, -2) * (0.25 + beat)
     track += 0.1 * noise_band(rng, count, 150, 420, -3) * (0.1 + beat)
-    track += 0.06 * noise_band(rng, count, 420, 5000, -3) * (0.15 + beat)
+    track += 0.06 * noise_band(rng, count, 420, 1300, -3) * (0.15 + beat)
     track *= (1.0 if strong else 0.42) * DISTANCE_GAIN[spec.distance]
     if spec.distance == "far":
         track = lowpass(track, 1600)
