@@ -35,6 +35,7 @@ from libs.artifacts import FolderStore, Ref, get_tensors, put_tensors, ref_from_
 from libs.families import load_denoise, load_encode, use_threads
 from libs.families.diorama.denoising import BOUNDARY, GUIDED_FROM, sigmas_of
 from libs.families.diorama.positions import position_channels
+from libs.families.precision import mixed_precision
 from libs.families.table import family_named
 from libs.serving import open_channel
 
@@ -112,14 +113,15 @@ class BareLoop:
 
     def _predict(self, x: torch.Tensor, t: torch.Tensor, rows: slice) -> torch.Tensor:
         expert = self.transformers["transformer" if t / 1000 >= BOUNDARY else "transformer_2"]
-        predicted: torch.Tensor = expert(
-            hidden_states=x,
-            encoder_hidden_states=self._embeds[rows],
-            encoder_attention_mask=self._mask[rows],
-            timestep=t.expand(len(x)),
-            return_dict=False,
-        )[0]
-        return predicted
+        with mixed_precision():
+            predicted: torch.Tensor = expert(
+                hidden_states=x,
+                encoder_hidden_states=self._embeds[rows],
+                encoder_attention_mask=self._mask[rows],
+                timestep=t.expand(len(x)),
+                return_dict=False,
+            )[0]
+        return predicted.float()
 
 
 def _pipeline(model_dir: Path, bare: BareLoop, conditioning: Tensors, steps: int, seed: int) -> Contender:

@@ -62,6 +62,7 @@ def conditioning() -> dict[str, np.ndarray]:
     return {**{f"{name}_embeds": values for name, values in embeds.items()}, **masks}
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_the_bare_loop_makes_the_latents_of_our_stage(small_model: Path, conditioning: dict[str, np.ndarray]) -> None:
     bare = BareLoop(small_model, conditioning, steps=2, seed=5)
     pipeline = _pipeline(small_model, bare, conditioning, 2, 5)

@@ -27,9 +27,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every processor, so that what is computed in another order agrees to the last digits."""
-    monkeypatch.setattr("libs.families.precision.is_bfloat16_fast", lambda: False)

@@ -131,6 +131,7 @@ def elsewhere(path: Path, _: Pacer) -> Mapping[str, nn.Module]:
     return load_remote_transformers(path, "diorama", Elsewhere(path, "diorama"))
 
 
+@pytest.mark.usefixtures("in_float32")
 async def test_transformers_elsewhere_make_the_same_and_are_told_the_file_when_they_ask(models_dir: Path) -> None:
     """Also when it lies elsewhere than that of an earlier video, which is gone."""
     data, sent = file_of(models_dir, 1), "soundstage_denoiser_loras_sent_total"
