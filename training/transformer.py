@@ -51,7 +51,8 @@ SIDES_SHARE = 0.13
 CONTRASTS_SHARE = 0.1
 """The same for distance and colour together."""
 CONTRAST_RANGE = 0.1
-"""Sigma of those batches is so little below the expert's most: with less noise the clip shows what the caption says."""
+"""How far at most sigma of those batches is below the expert's own most: with less noise the clip shows what the
+caption says."""
 SIGMA_FLOOR = 0.3
 OBJECT_WEIGHT = 4.0
 HIGH_SIGMA = 0.85
@@ -222,7 +223,7 @@ def train(
     """Trains until ``minutes`` of work are done in all, or ``limit`` minutes of this run.
 
     ``further``: where there is no checkpoint, from the model folder's weights and not from nothing. ``sides`` and
-    ``contrasts``: shares of the batches, those of contrasts.
+    ``contrasts``: shares of contrast batches.
     """
     expert = EXPERTS[name]
     model, average = build(expert), build(expert)

@@ -169,10 +169,11 @@ class Watched(nn.Module):
 
 
 @pytest.mark.parametrize("contrast", [False, True])
-def test_pairs_get_the_same_noise(contrast: bool) -> None:
+@pytest.mark.parametrize("name", transformer.EXPERTS)
+def test_pairs_get_the_same_noise(name: str, contrast: bool) -> None:
     """Clips of nothing: the transformer is given sigma times the noise. Contrast batches give no first frame."""
     batch, watched = Batch(torch.zeros(8, transformer.CHANNELS, 4, 4, 4), None, None, contrast), Watched()  # type: ignore[arg-type]
-    expert = transformer.EXPERTS["transformer_2"]
+    expert = transformer.EXPERTS[name]
     transformer.flow_loss(expert, watched, batch, torch.Generator().manual_seed(0))
     noise = watched.given[:, : transformer.CHANNELS] / watched.sigma[:, None, None, None, None]
     torch.testing.assert_close(noise[0::2], noise[1::2])

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,6 +32,7 @@ from tests.libs.families.test_served_loras import Calls, sample
 from tests.libs.triton.test_client import client
 from tests.support.light_triton import metric
 from tests.support.loras import factors, lora_file
+from tests.support.precision import bfloat16_is_fast
 from tests.support.tiny_diorama import write_tiny_diorama
 from tests.support.waiting import wait_until
 
@@ -100,7 +100,7 @@ def as_on_the_servers() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with mock.patch("libs.families.precision.is_bfloat16_fast", return_value=False):
+        with bfloat16_is_fast(False):
             yield
     finally:
         torch.set_num_threads(threads)

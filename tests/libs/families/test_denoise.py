@@ -22,6 +22,7 @@ from libs.families.diorama.components import load_transformer
 from libs.families.diorama.denoising import BatchedGuidanceDenoiser, to_uint8
 from libs.families.diorama.positions import POSITION_CHANNELS, position_channels
 from libs.families.pipelines import DenoisePipeline
+from tests.support.precision import bfloat16_is_fast
 from tests.support.tiny_diorama import LATENT_CHANNELS, TEXT_CHANNELS
 
 STEPS = 7
@@ -137,13 +138,11 @@ def test_loop_equals_a_bare_one(
     np.testing.assert_allclose(run(denoise, given), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_products_in_bfloat16_change_latents_a_little(
-    denoise: DenoisePipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_products_in_bfloat16_change_latents_a_little(denoise: DenoisePipeline) -> None:
     given, made = conditioning(), []
     for fast in (False, True):
-        monkeypatch.setattr("libs.families.precision.is_bfloat16_fast", lambda fast=fast: fast)
-        made.append(run(denoise, given))
+        with bfloat16_is_fast(fast):
+            made.append(run(denoise, given))
     exact, quick = made
     assert quick.dtype == np.float32
     assert 0 < np.abs(quick - exact).max() < 0.1 * exact.std()
